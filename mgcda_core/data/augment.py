@@ -1,0 +1,66 @@
+"""Joint geometry of image and label, and photometry of the image, on NumPy arrays."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from mgcda_core.config import AugmentConfig
+
+
+def crop(image: np.ndarray, label: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A random window of the drawn aspect and zoom, flipped half the time, still at the source's resolution.
+
+    Args: image uint8 [H, W, 3], label uint8 [H, W]. Returns views or copies of the same window of both.
+    """
+    height, width = label.shape
+    aspect = rng.uniform(*config.aspect)
+    rows = min(height, width / aspect)
+    most = float(np.clip(rows / config.least_rows, 1.0, config.zoom[1]))
+    window_h = int(rows / np.exp(rng.uniform(np.log(config.zoom[0]), np.log(max(most, config.zoom[0])))))
+    window_w = min(width, int(window_h * aspect))
+    top, left = int(rng.integers(0, height - window_h + 1)), int(rng.integers(0, width - window_w + 1))
+    window = np.s_[top : top + window_h, left : left + window_w]
+    if rng.random() < config.flip:
+        return np.ascontiguousarray(image[window][:, ::-1]), np.ascontiguousarray(label[window][:, ::-1])
+    return image[window], label[window]
+
+
+def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Image bilinear (area when shrinking), label nearest, both to `size` (height, width)."""
+    height, width = size
+    shrinks = image.shape[0] > height
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def photometric(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Colour changes, then by chance blur, noise and JPEG; uint8 [H, W, 3] in and out."""
+    if config.colour > 0:
+        image = jitter_colour(image, config.colour, rng)
+    if rng.random() < config.degrade:
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.8)))
+    if rng.random() < config.degrade:
+        noise = rng.normal(0, rng.uniform(1, 8), image.shape[:2] + (1,)).astype(np.float32)
+        image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    if rng.random() < config.degrade:
+        quality = int(rng.integers(35, 95))
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return image
+
+
+def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Contrast, brightness, gamma, white balance and saturation, each drawn within `strength`; uint8 in and out."""
+    gain, gamma = np.exp(rng.uniform(-strength, strength, 2))
+    offset = rng.uniform(-60, 60) * strength
+    ramp = np.linspace(0, 1, 256)
+    curve = np.clip(((ramp**gamma) * 255 - 128) * gain + 128 + offset, 0, 255)
+    balance = np.exp(rng.uniform(-strength, strength, 3) * 0.4)
+    table = np.clip(curve[:, None] * balance, 0, 255).astype(np.uint8)
+    image = cv2.LUT(image, table[:, None, :])
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    saturation = float(np.exp(rng.uniform(-1.5, 0.8) * strength))
+    if rng.random() < 0.05:
+        saturation = 0.0
+    return cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)

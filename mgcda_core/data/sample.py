@@ -1,0 +1,105 @@
+"""A labelled road scene and a set of them on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgcda_core.labels import IGNORE
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+class DataError(ValueError):
+    """A data set does not hold what its layout promises; the message names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its closed-set labels."""
+
+    image: np.ndarray
+    """uint8 [H, W, 3] RGB."""
+    label: np.ndarray
+    """uint8 [H, W], the data set's own class numbers; 255 void."""
+    name: str
+    """Unique within the set."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Image and label files of one data set, read when indexed.
+
+    `classes[v]` holds the Cityscapes train ids a pixel of value v may be: several where the set's class is coarser,
+    none where it is void.
+    """
+
+    name: str
+    pairs: tuple[tuple[Path, Path], ...]
+    classes: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Reads one scene; raises DataError naming the file if it is unreadable, mis-sized or wrongly labelled."""
+        image_path, label_path = self.pairs[index]
+        image, label = read_rgb(image_path), read_label(label_path)
+        if image.shape[:2] != label.shape:
+            raise DataError(f"{label_path} is {label.shape}, its image {image.shape[:2]}: they must have the same size")
+        unknown = np.setdiff1d(np.unique(label), [*range(len(self.classes)), IGNORE])
+        if unknown.size:
+            raise DataError(
+                f"{label_path} holds the value {unknown[0]}; {self.name} labels are 0..{len(self.classes) - 1} and 255"
+            )
+        label = np.where(np.isin(label, [v for v, ids in enumerate(self.classes) if not ids]), IGNORE, label)
+        return Scene(image, label.astype(np.uint8), f"{self.name}/{image_path.stem}")
+
+    def train_id_table(self) -> np.ndarray:
+        """bool [256, 19]: which train ids a label value may be; all False for void."""
+        table = np.zeros((256, 19), bool)
+        for value, ids in enumerate(self.classes):
+            table[value, list(ids)] = True
+        return table
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Image file -> uint8 [H, W, 3] RGB; DataError names a missing or unreadable file."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_label(path: Path) -> np.ndarray:
+    """Single-channel 8-bit label file -> uint8 [H, W]; DataError names a missing, unreadable or colour file."""
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if label is None:
+        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    if label.ndim != 2 or label.dtype != np.uint8:
+        raise DataError(f"{path} has shape {label.shape} and type {label.dtype}: a label is one 8-bit channel")
+    return label
+
+
+def pair_by_stem(images: Path, labels: Path, keep: str = "") -> tuple[tuple[Path, Path], ...]:
+    """Image and .png label files of the same stem whose name starts with `keep`, sorted; DataError if none or unpaired."""
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder: check the data set's root")
+    found = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.name.startswith(keep))
+    if not found:
+        raise DataError(f"{images} holds no image{f' named {keep}*' if keep else ''}")
+    pairs = tuple((p, labels / f"{p.stem}.png") for p in found)
+    missing = [str(label) for _, label in pairs if not label.is_file()]
+    if missing:
+        raise DataError(f"{len(missing)} images have no label, the first should be {missing[0]}")
+    return pairs
+
+
+def describe(sets: Sequence[Scenes]) -> str:
+    """One line for a log: `camvid 367, idd-lite 1403`."""
+    return ", ".join(f"{s.name} {len(s)}" for s in sets)

@@ -1,0 +1,193 @@
+"""The whole chain as one network: uint8 RGB in, anomaly logits at the input size out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mgcda_core.config import SegmenterConfig
+from mgcda_core.models import resize, uncertainty
+from mgcda_core.models.dissimilarity import DissimilarityNet
+from mgcda_core.models.encoders import Vgg19Slices
+from mgcda_core.models.segmentation import build_segmentation
+from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
+
+
+@dataclass
+class Stages:
+    """Every intermediate of one pass; h, w is the dissimilarity's working size, hs, ws the synthesis'."""
+
+    resized: Tensor
+    """RGB at the segmentation's working size [B, 3, hw, ww]; 0..255 (whole numbers with reference scaling)."""
+    segmentation_logits: Tensor
+    """float32 [B, 19, ., .]; at the working size with reference scaling, else at h, w."""
+    segmentation: Tensor
+    """int64 [B, ., .] train ids, the argmax of the logits above."""
+    entropy: Tensor
+    """float32 [B, 1, ., .] in [0, 1], same size as the logits."""
+    distance: Tensor
+    """float32 [B, 1, ., .] in [0, 1], same size as the logits."""
+    maps36: Tensor
+    """float32 [B, 36, hs, ws]: 35 one-hot label ids and the edge channel, the generator's input."""
+    mu: Tensor
+    logvar: Tensor
+    """float32 [B, z_dim]: the style encoder's mean and log variance."""
+    generated: Tensor
+    """float32 [B, 3, hs, ws] in [-1, 1], the generator's output."""
+    synthesis: Tensor
+    """float32 [B, 3, h, w] in [0, 1], the re-synthesis the comparison sees."""
+    image: Tensor
+    """float32 [B, 3, h, w] in [0, 1], the input image at the same size."""
+    semantic: Tensor
+    """float32 [B, 19, h, w], one-hot predicted classes."""
+    prior: Tensor
+    """float32 [B, 3, h, w] in [0, 1]: entropy, perceptual difference, distance."""
+    perceptual_raw: Tensor
+    """float32 [B, 1, h, w]: the perceptual difference before any per-image scaling."""
+
+
+class AnomalySegmenter(nn.Module):
+    """Segmentation -> synthesis -> uncertainty -> dissimilarity (SynBoost's chain, which MGCDA trains; spec 1.0).
+
+    Holds `segmentation`, `generator`, `style_encoder`, `dissimilarity` and, with `perceptual: vgg19`, `perceptual`.
+    Only the dissimilarity network is trained by MGCDA; `stages` runs the frozen part, `compare` the trained one.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.segmentation = build_segmentation(config.segmentation)
+        self.generator = Generator(config.synthesis)
+        self.style_encoder = StyleEncoder(config.synthesis)
+        self.dissimilarity = DissimilarityNet(config.dissimilarity, config.segmentation.num_classes)
+        if config.perceptual == "vgg19":
+            self.perceptual = uncertainty.PerceptualDifference(Vgg19Slices())
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Anomaly logits of a batch of images.
+
+        Args: image uint8 [B, 3, H, W] RGB. Returns float32 [B, H, W]; sigmoid of it is the score in (0, 1).
+        """
+        stages = self.stages(image)
+        return self.to_input_size(self.compare(stages), stages, (image.shape[-2], image.shape[-1]))
+
+    def stages(self, image: Tensor, *, synthesis: Tensor | None = None) -> Stages:
+        """The frozen part of the chain on uint8 [B, 3, H, W] RGB; see `Stages`.
+
+        `synthesis` (float32 [B, 3, h, w] in [0, 1]) replaces the re-synthesis: for ablations.
+        """
+        if self.config.scaling == "reference":
+            return self._reference_stages(image, synthesis)
+        return self._fixed_stages(image, synthesis)
+
+    def compare(self, stages: Stages) -> Tensor:
+        """Dissimilarity logits float32 [B, 2, h, w] (class 1 = anomaly) of what `stages` returned."""
+        return self.dissimilarity(
+            self.normalise(stages.image), self.normalise(stages.synthesis), stages.semantic, stages.prior
+        )
+
+    def to_input_size(self, logits: Tensor, stages: Stages, size: tuple[int, int]) -> Tensor:
+        """Two-class logits [B, 2, h, w] -> anomaly logits [B, H, W], the entropy ensemble included (spec 1.8)."""
+        difference = (logits[:, 1:] - logits[:, :1]).float()
+        if self.config.entropy_weight == 0:
+            return F.interpolate(difference, size, mode="bilinear", align_corners=False)[:, 0]
+        return torch.logit(self.ensemble_score(logits, stages, size), eps=1e-6)
+
+    def ensemble_score(self, logits: Tensor, stages: Stages, size: tuple[int, int]) -> Tensor:
+        """(1 - w) * softmax class 1 + w * entropy, resized bicubically to [B, H, W]; may leave [0, 1] by a little."""
+        weight = self.config.entropy_weight
+        score = (1 - weight) * logits.float().softmax(1)[:, 1:] + weight * stages.prior[:, :1]
+        return resize.resize_bicubic_float(score, size)[:, 0]
+
+    def segmentation_logits(self, image: Tensor) -> Tensor:
+        """Closed-set logits float32 [B, 19, hw, ww] at the working size of uint8 [B, 3, H, W] RGB."""
+        return self.segmentation(self._segmentation_input(self.resized(image))).float()
+
+    def resized(self, image: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float32 [B, 3, hw, ww] in 0..255 at the segmentation's working size."""
+        size = self.config.segmentation.size
+        if self.config.scaling == "reference":
+            return resize.resize_bicubic_u8(image, size).float()
+        return F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))
+
+    def normalise(self, image01: Tensor) -> Tensor:
+        """ImageNet normalisation of [B, 3, h, w] in [0, 1]."""
+        return (image01 - self.mean) / self.std
+
+    def _segmentation_input(self, resized: Tensor) -> Tensor:
+        image01 = resized / 255
+        return self.normalise(image01) if self.config.segmentation.normalise == "imagenet" else image01
+
+    def _style(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mu, logvar = self.style_encoder(image)
+        if self.config.synthesis.style == "mean":
+            return mu, mu, logvar
+        return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar), mu, logvar
+
+    def _fixed_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
+        size = self.config.dissimilarity.size
+        resized = self.resized(image)
+        logits = self.segmentation(self._segmentation_input(resized), size=size).float()
+        labels = logits.argmax(1)
+        small = _resize(resized / 255, size)
+        coarse = _resize(small, self.config.synthesis.size)
+        coarse_labels = resize.resize_nearest(labels[:, None].float(), self.config.synthesis.size)[:, 0].long()
+        maps36 = label_maps(coarse_labels)
+        z, mu, logvar = self._style(coarse * 2 - 1)
+        generated = self.generator(maps36, z).float()
+        if synthesis is None:
+            synthesis = _resize((generated + 1) / 2, size)
+        difference = uncertainty.cosine_difference(
+            self.segmentation.features(self.normalise(small)),
+            self.segmentation.features(self.normalise(synthesis)),
+            size,
+        )
+        entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")
+        semantic = F.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2).float()
+        prior = torch.cat([entropy, difference, distance], 1)
+        return Stages(
+            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
+            prior, difference,
+        )  # fmt: skip
+
+    def _reference_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
+        """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
+        size = self.config.dissimilarity.size
+        resized = self.resized(image)
+        logits = self.segmentation(self._segmentation_input(resized)).float()
+        labels = logits.argmax(1)
+        entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
+        small_labels = resize.resize_nearest(labels[:, None].float(), self.config.synthesis.size)[:, 0].long()
+        maps36 = label_maps(small_labels)
+        coarse = resize.resize_bicubic_u8(resized.to(torch.uint8), self.config.synthesis.size).float() / 255
+        z, mu, logvar = self._style(coarse * 2 - 1)
+        generated = self.generator(maps36, z).float()
+        if synthesis is None:
+            synthesis = resize.truncate_8bit(resize.resize_nearest((generated + 1) / 2, size))
+        small = resize.resize_nearest(resized, size) / 255
+        raw = self.perceptual(self.normalise(small), self.normalise(synthesis)).float()
+        prior = torch.cat(
+            [resize.resize_nearest(entropy, size), uncertainty.minmax_8bit(raw), resize.resize_nearest(distance, size)],
+            1,
+        )
+        labels_at_size = resize.resize_nearest(labels[:, None].float(), size)[:, 0].long()
+        semantic = F.one_hot(labels_at_size, logits.shape[1]).permute(0, 3, 1, 2).float()
+        return Stages(
+            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
+            prior, raw,
+        )  # fmt: skip
+
+
+def _shrinks(image: Tensor, size: tuple[int, int]) -> bool:
+    return image.shape[-2] > size[0] or image.shape[-1] > size[1]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if (image.shape[-2], image.shape[-1]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))

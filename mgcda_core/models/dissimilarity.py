@@ -1,0 +1,131 @@
+"""DissimilarityNet: image, re-synthesis, predicted semantics and uncertainty maps -> two-class logits (spec 1.7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mgcda_core.config import DissimilarityConfig
+from mgcda_core.models.encoders import StridedEncoder, Vgg16Layers, scaled
+from mgcda_core.models.spade import SpadeBlock
+
+_LEVELS = (64, 128, 256, 512)  # channels of the image features and of the fused features, fine to coarse
+_SEMANTIC = 32  # channels of the finest semantic features; it doubles per level
+_SPADE_HIDDEN = 128
+
+
+def semantic_maps(labels_train: Tensor, num_classes: int = 19) -> Tensor:
+    """Train ids [B, h, w], any integer type -> one-hot float32 [B, num_classes, h, w]; void (255) is all zero."""
+    classes = torch.arange(num_classes, device=labels_train.device)
+    return (labels_train.long()[:, None] == classes[None, :, None, None]).float()
+
+
+class DissimilarityNet(nn.Module):
+    """Compares an image with its re-synthesis and says per pixel how anomalous the difference is.
+
+    The network SynBoost publishes (flags semantic, prior, correlation, spade in DissimilarityConfig) and MGCDA trains;
+    every channel count scales with `config.width`, and at 1.0 the keys are those of the published checkpoint. Source:
+    Di Biase et al., Pixel-wise Anomaly Detection in Complex Driving Scenes, CVPR 2021; layer by layer in spec 1.7.
+    """
+
+    def __init__(self, config: DissimilarityConfig, num_classes: int = 19) -> None:
+        super().__init__()
+        self.config = config
+        c = [scaled(channels, config.width) for channels in _LEVELS]
+        semantic = [scaled(_SEMANTIC, config.width) * 2**k if config.semantic else 0 for k in range(4)]
+        self.vgg_encoder = Vgg16Layers(config.width)
+        if config.semantic:
+            self.semantic_encoder = StridedEncoder(num_classes, scaled(_SEMANTIC, config.width))
+        if config.prior:
+            self.prior_encoder = StridedEncoder(3, c[0])
+        extra = int(config.correlation)
+        self.conv1 = _conv_selu(c[3] + extra, c[2])
+        self.conv12 = _conv_selu(c[2] + c[2] + extra, c[2])
+        self.conv3 = _conv_selu(c[2] + c[1] + extra, c[1])
+        self.conv5 = _conv_selu(c[1] + c[0] + extra, c[0])
+        self.conv2, self.conv13, self.conv4, self.conv6 = (
+            self._refine(channels, num_classes) for channels in (c[2], c[2], c[1], c[0])
+        )
+        self.tconv1 = nn.ConvTranspose2d(c[2], c[2], 2, stride=2)
+        self.tconv3 = nn.ConvTranspose2d(c[2], c[2], 2, stride=2)
+        self.tconv2 = nn.ConvTranspose2d(c[1], c[1], 2, stride=2)
+        self.conv7, self.conv8, self.conv9, self.conv10 = (
+            nn.Conv2d(2 * c[k] + semantic[k], c[k], 1) for k in (3, 2, 1, 0)
+        )
+        self.conv11 = nn.Conv2d(c[0], 2, 1)
+        if config.correlation:
+            self._calm_correlation(c)
+
+    def forward(self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> Tensor:
+        """Logits [B, 2, h, w], class 1 = anomaly.
+
+        image, synthesis [B, 3, h, w] ImageNet-normalised; semantic one-hot [B, num_classes, h, w]; prior [B, 3, h, w]
+        in [0, 1], in the order entropy, perceptual difference, distance. Raises ValueError if h or w is no multiple
+        of 8.
+        """
+        return self.features(image, synthesis, semantic, prior)[0]
+
+    def features(
+        self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`forward`, and what MGCDA's losses look at.
+
+        Returns logits [B, 2, h, w], the fused features of the deepest level after the prior [B, 512 w, h/8, w/8]
+        without the correlation channel, and the decoder feature [B, 64 w, h, w].
+        """
+        height, width = image.shape[-2:]
+        if height % 8 or width % 8:
+            raise ValueError(f"DissimilarityNet needs height and width divisible by 8, got {height} x {width}")
+        fused, correlation = self._fuse(image, synthesis, semantic, prior)
+        x = self.tconv1(self._refined(self.conv2, self.conv1(_prepend(correlation, fused, 3)), semantic))
+        x = torch.cat([x, _prepend(correlation, fused, 2)], 1)
+        x = self.tconv3(self._refined(self.conv13, self.conv12(x), semantic))
+        x = torch.cat([x, _prepend(correlation, fused, 1)], 1)
+        x = self.tconv2(self._refined(self.conv4, self.conv3(x), semantic))
+        x = torch.cat([x, _prepend(correlation, fused, 0)], 1)
+        decoder_feature = self._refined(self.conv6, self.conv5(x), semantic)
+        return self.conv11(decoder_feature), fused[3], decoder_feature
+
+    def _fuse(
+        self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Per level, fine to coarse: fused features (times the encoded prior) and the correlation channel."""
+        both = self.vgg_encoder(torch.cat([image, synthesis]))  # one pass: the encoder is shared
+        semantics = self.semantic_encoder(semantic) if self.config.semantic else [None] * 4
+        priors = self.prior_encoder(prior) if self.config.prior else [None] * 4
+        fused, correlation = [], []
+        for level, conv in enumerate((self.conv10, self.conv9, self.conv8, self.conv7)):
+            a, b = both[level].chunk(2)
+            s, p = semantics[level], priors[level]
+            x = conv(torch.cat([a, b] if s is None else [a, b, s], 1))
+            fused.append(x if p is None else x * p)
+            if self.config.correlation:
+                # float32: a sum over up to 512 products of unnormalised features
+                correlation.append((a.float() * b.float()).sum(1, keepdim=True).to(x.dtype))
+        return fused, correlation
+
+    def _refine(self, channels: int, num_classes: int) -> nn.Module:
+        if self.config.spade == "decoder":
+            return SpadeBlock(channels, num_classes, scaled(_SPADE_HIDDEN, self.config.width))
+        return _conv_selu(channels, channels)
+
+    def _refined(self, block: nn.Module, x: Tensor, semantic: Tensor) -> Tensor:
+        return block(x, semantic) if self.config.spade == "decoder" else block(x)
+
+    def _calm_correlation(self, c: list[int]) -> None:
+        """Start the correlation channel at the scale of the others: it is a sum over all channels of its level."""
+        with torch.no_grad():
+            for conv, position, channels in (
+                (self.conv1, 0, c[3]), (self.conv12, c[2], c[2]), (self.conv3, c[2], c[1]), (self.conv5, c[1], c[0]),
+            ):  # fmt: skip
+                conv.get_submodule("0").get_parameter("weight")[:, position] /= channels
+
+
+def _conv_selu(in_channels: int, out_channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")  # LeCun, what SELU asks for
+    return nn.Sequential(conv, nn.SELU(inplace=True))
+
+
+def _prepend(correlation: list[Tensor], fused: list[Tensor], level: int) -> Tensor:
+    return torch.cat([correlation[level], fused[level]], 1) if correlation else fused[level]

@@ -1,0 +1,59 @@
+"""Atomic checkpoints: weights (safetensors), optimiser (tensors only) and state (JSON) in one folder per step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+
+
+def save_checkpoint(run: Path, step: int, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> Path:
+    """Write RUN/checkpoint-STEP: written beside, synced, then renamed, so that a kill never leaves half of one.
+
+    The older checkpoints go once the new one stands. Returns its folder.
+    """
+    final, temporary = run / f"checkpoint-{step:07d}", run / ".checkpoint-writing"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / "weights.safetensors")
+    torch.save({"optimizer": optimizer, "rng": torch.get_rng_state()}, temporary / "optimizer.pt")
+    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}))
+    for path in temporary.iterdir():
+        _sync(path)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    _sync(run)
+    for old in run.glob("checkpoint-*"):
+        if old != final:
+            shutil.rmtree(old)
+    return final
+
+
+def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
+    """(step, weights, optimiser state) of the newest checkpoint of a run, or None; restores torch's CPU generator.
+
+    Raises ValueError for a checkpoint of an unknown format.
+    """
+    found = sorted(run.glob("checkpoint-*"))
+    if not found:
+        return None
+    state = json.loads((found[-1] / "state.json").read_text())
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{found[-1]} has format {state.get('format')}; this version reads format {FORMAT}")
+    rest = torch.load(found[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
+    torch.set_rng_state(rest["rng"])
+    return state["step"], load_file(found[-1] / "weights.safetensors"), rest["optimizer"]
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
