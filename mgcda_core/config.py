@@ -117,8 +117,8 @@ PROFILES: dict[str, SegmenterConfig] = {
     ),
     "lite": SegmenterConfig(
         segmentation=SegmentationConfig(architecture="ddrnet23_slim", width=24, size=(384, 768)),
-        synthesis=SynthesisConfig(ngf=12, hidden=12, z_dim=64, encoder_width=8, size=(128, 256)),
-        dissimilarity=DissimilarityConfig(width=0.25, size=(256, 512)),
+        synthesis=SynthesisConfig(ngf=8, hidden=12, z_dim=64, encoder_width=8, size=(128, 256)),
+        dissimilarity=DissimilarityConfig(width=0.1875, size=(256, 512)),
     ),
 }
 

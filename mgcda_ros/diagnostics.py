@@ -128,7 +128,7 @@ def judge(snapshot: Snapshot, state: str, topic: str, failure: str | None = None
 def to_diagnostics(
     snapshot: Snapshot, verdict: tuple[bytes, str], name: str, facts: Mapping[str, str], stamp: Time
 ) -> DiagnosticArray:
-    """One DiagnosticArray for /diagnostics; `facts` (weights, device, state ...) are added to the figures as they are."""
+    """One DiagnosticArray for /diagnostics; `facts` (weights, device, state ...) are added to the figures."""
     values = {
         "input_hz": f"{snapshot.input_hz:.2f}",
         "output_hz": f"{snapshot.output_hz:.2f}",

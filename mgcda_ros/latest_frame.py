@@ -66,7 +66,7 @@ class FrameWorker(Generic[T]):
         return self._mailbox.closed
 
     def stop(self, timeout: float) -> bool:
-        """Let the running item end, forget the waiting one, end the thread; False if it still runs after `timeout` s."""
+        """Let the running item end, forget the waiting one, end the thread; False if it runs on after `timeout` s."""
         self._mailbox.close()
         self._thread.join(timeout)
         return not self._thread.is_alive()

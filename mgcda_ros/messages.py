@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.lifecycle import LifecycleNode
@@ -61,10 +60,8 @@ def score_message(header: Header, prediction: Prediction) -> Image:
 
 def overlay_message(header: Header, image: np.ndarray, prediction: Prediction, alpha: float) -> Image:
     """bgr8 drawing of the prediction over the RGB `image`; alpha 0 is the plain image, 1 the full drawing."""
-    drawn = overlay(image, prediction)
-    if alpha < 1.0:
-        drawn = cv2.addWeighted(drawn, alpha, image, 1.0 - alpha, 0.0)
-    return to_image(header, (image.shape[0], image.shape[1]), "bgr8", *encodings.from_rgb(drawn, "bgr8"))
+    drawn = encodings.from_rgb(overlay(image, prediction, alpha), "bgr8")
+    return to_image(header, (image.shape[0], image.shape[1]), "bgr8", *drawn)
 
 
 def to_camera(info: CameraInfo | None, size: tuple[int, int], parameters: NodeParameters) -> Camera:
@@ -74,12 +71,10 @@ def to_camera(info: CameraInfo | None, size: tuple[int, int], parameters: NodePa
     """
     height, width = size
     mount = {"height_m": parameters.camera_height, "pitch_rad": parameters.camera_pitch}
-    if info is None or not is_calibrated(info):
+    if info is None:
         return Camera.from_field_of_view(width, height, parameters.horizontal_fov, **mount)
-    scale_x = width / info.width if info.width else 1.0
-    scale_y = height / info.height if info.height else 1.0
-    k = [float(value) for value in info.k]
-    return Camera(fx=k[0] * scale_x, fy=k[4] * scale_y, cx=k[2] * scale_x, cy=k[5] * scale_y, **mount)
+    camera = Camera.from_matrix(info.k.tolist(), **mount)
+    return camera.scaled(width / info.width, height / info.height) if info.width and info.height else camera
 
 
 def is_calibrated(info: CameraInfo) -> bool:

@@ -11,31 +11,33 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
-from rcl_interfaces.msg import SetParametersResult
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, Image
 
 from mgcda_core.hazards.regions import to_hazards
 from mgcda_core.inference.predictor import Predictor, load
 from mgcda_ros import parameters
 from mgcda_ros.diagnostics import FrameStatistics, judge, to_diagnostics
+from mgcda_ros.image_input import ImageInput
 from mgcda_ros.latest_frame import FrameWorker
-from mgcda_ros.messages import Outputs, is_calibrated, to_camera, to_rgb
+from mgcda_ros.messages import Outputs, to_camera, to_rgb
 
 GRAPH_PERIOD_S = 0.2
 """How often the publishers' reliability is looked up; publishers that appear later are followed too."""
 STOP_TIMEOUT_S = 30.0
 """How long deactivation waits for the frame in work; the reference profile takes seconds a frame on a CPU."""
+EXIT_TIMEOUT_S = 4.0
+SIGNAL_POLL_S = 0.2
 WARM_UP_SIZE = (64, 128)
 LOG_THROTTLE_S = 5.0
 
@@ -54,22 +56,21 @@ class MgcdaNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("mgcda_node")
+        self.add_on_set_parameters_callback(self._on_parameters)  # before: it judges the values given at start too
         parameters.declare(self)
-        self.add_on_set_parameters_callback(self._on_parameters)
         self._predictor: Predictor | None = None
         self._loaded: tuple[str, str] | None = None
         self._outputs: Outputs | None = None
         self._worker: FrameWorker[Frame] | None = None
-        self._image: Subscription[Image] | None = None
-        self._info: Subscription[CameraInfo] | None = None
-        self._offered: ReliabilityPolicy = ReliabilityPolicy.RELIABLE
-        self._camera_info: CameraInfo | None = None
+        self._input = ImageInput(self, self._on_image)
         self._told_intrinsics = False
+        self.loading = False
+        """True while weights are read: the one long step of the main thread, which a signal may interrupt."""
         self._failure: str | None = None
         self._statistics = FrameStatistics()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._publish_diagnostics)
-        self.create_timer(GRAPH_PERIOD_S, self._follow_publishers)
+        self.create_timer(GRAPH_PERIOD_S, self._input.follow_publishers)
 
     def start(self) -> None:
         """Configure and activate, unless the parameter autostart is false."""
@@ -86,7 +87,7 @@ class MgcdaNode(LifecycleNode):
             self._load()
             self._outputs = Outputs(self)
         except Exception as error:
-            self._fail(error)
+            self._fail("not configured", error)
             self._release()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
@@ -96,14 +97,13 @@ class MgcdaNode(LifecycleNode):
         try:
             self._load()
             self._statistics.restart()
-            self._worker = FrameWorker(self._process, self._on_worker_error)
-            self._offered = self._wanted_reliability()
-            self._subscribe()
+            self._worker = FrameWorker(self._process, self.report)
+            self._input.open()
         except Exception as error:
-            self._fail(error)
+            self._fail("not activated", error)
             self._halt()
             return TransitionCallbackReturn.FAILURE
-        self.get_logger().info(f"active: waiting for images on {self.resolve_topic_name('image')}")
+        self.get_logger().info(f"active: waiting for images on {self._input.topic}")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -128,80 +128,51 @@ class MgcdaNode(LifecycleNode):
         return super().on_error(state)
 
     def close(self) -> None:
-        """Stop the worker before the process ends. Works after ROS has been shut down."""
-        self._halt()
-        self._predictor = None
+        """Stop the worker and free the network before the process ends; soon, `ros2 launch` kills after 10 s."""
+        self._release(EXIT_TIMEOUT_S)
 
     def _load(self) -> None:
         wanted = parameters.read(self)
         if self._predictor is not None and self._loaded == (wanted.weights, wanted.device):
             return
         start = time.monotonic()
-        predictor = load(wanted.weights, device=wanted.device)
-        # The first run is slow, and a network that cannot run should fail here, not on the road.
-        predictor(np.zeros((*WARM_UP_SIZE, 3), np.uint8))
+        self.loading = True
+        try:
+            predictor = load(wanted.weights, device=wanted.device)
+            # The first run is slow, and a network that cannot run should fail here, not on the road.
+            predictor(np.zeros((*WARM_UP_SIZE, 3), np.uint8))
+        finally:
+            self.loading = False
         self._predictor, self._loaded, self._failure = predictor, (wanted.weights, wanted.device), None
         self.get_logger().info(
-            f"weights {wanted.weights} on {predictor.device}, ready in {time.monotonic() - start:.1f} s"
+            f"weights {wanted.weights} on {predictor.backend.device}, ready in {time.monotonic() - start:.1f} s"
         )
 
-    def _fail(self, error: Exception) -> None:
-        self._failure = f"not configured: {error}"
-        if self.context.ok():
-            self.get_logger().error(f"{self._failure}; the node stays up: set the parameter and configure it again")
-            self.get_logger().debug(traceback.format_exc())
+    def _fail(self, what: str, error: Exception) -> None:
+        self._failure = f"{what}: {error}"
+        self.get_logger().error(f"{self._failure}. The node stays up: set its parameters and try the transition again")
+        self.get_logger().debug(traceback.format_exc())
 
-    def _halt(self) -> None:
-        for subscription in (self._image, self._info):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._image = self._info = None
+    def _halt(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        self._input.close()
         worker, self._worker = self._worker, None
-        if worker is not None and not worker.stop(STOP_TIMEOUT_S) and self.context.ok():
-            self.get_logger().warning("the frame in work did not end in time; its result will be thrown away")
+        if worker is not None and not worker.stop(timeout):
+            self.get_logger().warning("the frame in work did not end in time; its result is thrown away")
+            self._predictor = self._loaded = None  # that thread still uses it: the next activation loads another
 
-    def _release(self) -> None:
-        self._halt()
+    def _release(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        self._halt(timeout)
         if self._outputs is not None:
             self._outputs.destroy()
-        self._outputs = self._predictor = self._loaded = self._camera_info = None
+        self._outputs = self._predictor = self._loaded = None
         self._told_intrinsics = False
 
     # input ---------------------------------------------------------------------------------------------------------
-
-    def _subscribe(self) -> None:
-        qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self._offered)
-        self._image = self.create_subscription(Image, "image", self._on_image, qos)
-        if self._info is None:  # small messages: best effort loses none and matches every publisher
-            best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-            self._info = self.create_subscription(CameraInfo, "camera_info", self._on_camera_info, best_effort)
-
-    def _wanted_reliability(self) -> ReliabilityPolicy:
-        setting = parameters.read(self).reliability
-        publishers = self.get_publishers_info_by_topic(self.resolve_topic_name("image"))
-        return choose_reliability(setting, [p.qos_profile.reliability for p in publishers], self._offered)
-
-    def _follow_publishers(self) -> None:
-        if self._image is None:
-            return
-        wanted = self._wanted_reliability()
-        if wanted == self._offered:
-            return
-        self._offered = wanted
-        self.destroy_subscription(self._image)
-        self._subscribe()
-        self.get_logger().info(f"image subscription is {wanted.name.lower()} now, as its publishers offer")
 
     def _on_image(self, message: Image) -> None:
         self._statistics.received()
         if self._worker is not None and self._worker.put(Frame(message, time.monotonic())):
             self._statistics.dropped()
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        if is_calibrated(message):
-            self._camera_info = message
-        else:
-            self.get_logger().warning("CameraInfo is not calibrated (K is zero): ignored", once=True)
 
     def _on_parameters(self, changes: Iterable[Parameter[Any]]) -> SetParametersResult:
         return parameters.check(changes, self._state)
@@ -215,39 +186,35 @@ class MgcdaNode(LifecycleNode):
         current = parameters.read(self)
         header = frame.message.header
         image = to_rgb(frame.message)
+        own = current.own_threshold
+        predictor.threshold = predictor.config.threshold if own is None else own
         prediction = predictor(image)
-        if current.own_threshold is not None:
-            prediction = dataclasses.replace(prediction, threshold=current.own_threshold)
         if worker.stopping:
             return
         outputs.publish_mask(header, prediction)
         self._statistics.published(time.monotonic() - frame.arrival)
         camera = to_camera(self._intrinsics(current), (image.shape[0], image.shape[1]), current)
-        hazards = to_hazards(prediction.regions(current.min_region_area), camera)
+        regions = prediction.regions(current.min_region_area)
+        hazards = to_hazards(regions, camera, max_distance_m=current.max_distance)
         outputs.publish_hazards(hazards, header.stamp, current.base_frame)
         outputs.publish_pictures(header, image, prediction, current.overlay_alpha)
 
     def _intrinsics(self, current: parameters.NodeParameters) -> CameraInfo | None:
-        info = self._camera_info
+        info = self._input.camera_info
         if info is None and not self._told_intrinsics:
             self._told_intrinsics = True
             self.get_logger().info(
-                f"no CameraInfo on {self.resolve_topic_name('camera_info')}: hazards are placed with the parameter "
+                f"no CameraInfo on {self._input.info_topic} yet: hazards are placed with the parameter "
                 f"horizontal_fov = {current.horizontal_fov} rad"
             )
         return info
 
-    def _on_worker_error(self, error: Exception) -> None:
-        if not self.context.ok():  # publishing fails while ROS shuts down: nothing to tell
-            return
+    def report(self, error: Exception) -> None:
+        """Log (throttled) and count a frame or a callback that failed. Any thread may call it."""
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        self._statistics.failed(f"{self.resolve_topic_name('image')}: {reason}")
-        self.get_logger().error(
-            f"frame on {self.resolve_topic_name('image')} skipped: {reason}", throttle_duration_sec=LOG_THROTTLE_S
-        )
+        self._statistics.failed(f"{self._input.topic}: {reason}")
+        self.get_logger().error(f"frame on {self._input.topic} skipped: {reason}", throttle_duration_sec=LOG_THROTTLE_S)
         self.get_logger().debug("".join(traceback.format_exception(error)))
-
-    # diagnostics ---------------------------------------------------------------------------------------------------
 
     @property
     def _state(self) -> str:
@@ -259,65 +226,73 @@ class MgcdaNode(LifecycleNode):
         facts = {
             "state": self._state,
             "weights": current.weights,
-            "weights_sha256": predictor.sha256 if predictor else "",
+            "weights_sha256": predictor.backend.sha256 if predictor else "",
             "backend": predictor.backend.name if predictor else "",
-            "device": predictor.device if predictor else "",
-            "reliability": self._offered.name.lower(),
+            "device": predictor.backend.device if predictor else "",
+            "reliability": self._input.reliability.name.lower(),
         }
-        verdict = judge(snapshot, self._state, self.resolve_topic_name("image"), self._failure)
+        verdict = judge(snapshot, self._state, self._input.topic, self._failure)
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(to_diagnostics(snapshot, verdict, name, facts, self.get_clock().now().to_msg()))
 
 
-def choose_reliability(
-    setting: str, offered: Sequence[ReliabilityPolicy], current: ReliabilityPolicy
-) -> ReliabilityPolicy:
-    """Reliability of the subscription for the parameter `setting` and what the publishers offer.
+class _Signals:
+    """SIGINT and SIGTERM raise a flag, and KeyboardInterrupt only out of the loading of weights.
 
-    A reliable subscriber does not match a best-effort publisher, a best-effort one matches every publisher; but best
-    effort loses most large frames under Fast DDS's defaults. So: best effort only if a publisher asks for it, and
-    without any publisher the `current` one stays.
+    rclpy's own handlers stay out: after theirs the context is gone in the middle of a callback, and the second SIGINT,
+    which `ros2 launch` sends while the first is served, kills the process.
     """
-    if setting != "auto":
-        return ReliabilityPolicy.RELIABLE if setting == "reliable" else ReliabilityPolicy.BEST_EFFORT
-    if not offered:
-        return current
-    best_effort = any(policy == ReliabilityPolicy.BEST_EFFORT for policy in offered)
-    return ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
 
+    def __init__(self) -> None:
+        self.stop = False
+        self.node: MgcdaNode | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
 
-def _ignore_signal(signum: int, frame: object) -> None:
-    """rclpy's own handler has shut the context down; Python must not raise KeyboardInterrupt on top of it.
+    def _on_signal(self, number: int, frame: object) -> None:
+        first, self.stop = not self.stop, True
+        if first and self.node is not None and self.node.loading:
+            raise KeyboardInterrupt
 
-    `ros2 launch` sends SIGINT twice: the second one comes in the middle of the clean-up.
-    """
+    def ignore(self) -> None:
+        """From here on signals do nothing, to the end of the process (the interpreter would reset our handlers)."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM: exit code 0. Wrong parameters at start: one line on stderr, exit code 1."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ignore_signal)
-    node: MgcdaNode | None = None
+    signals = _Signals()
     try:
-        rclpy.init(args=args)
-        node = MgcdaNode()
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = signals.node = MgcdaNode()
     except Exception as error:
-        if not rclpy.ok() and node is None and isinstance(error, ExternalShutdownException):
-            return 0
         print(f"error: mgcda_node cannot start: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
     try:
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
         node.start()
-        executor.spin()
+        while rclpy.ok() and not signals.stop:
+            _spin_once(executor, node)
+    except KeyboardInterrupt:
+        pass
+    signals.ignore()
+    node.close()
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.try_shutdown(uninstall_handlers=False)  # else it would restore the default handler, which kills
+    return 0
+
+
+def _spin_once(executor: SingleThreadedExecutor, node: MgcdaNode) -> None:
+    try:
+        executor.spin_once(timeout_sec=SIGNAL_POLL_S)
     except ExternalShutdownException:
         pass
-    finally:
-        node.close()
-        rclpy.try_shutdown()
-    return 0
+    except Exception as error:  # one callback that fails must not end the node
+        node.report(error)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class NodeParameters:
     """Every parameter of the node with its default; the text beside it is the descriptor ROS tools show."""
 
     autostart: bool = _parameter(
-        True, "Configure and activate at start; false leaves both to a lifecycle manager.", fixed=True
+        True, "Configure and activate when the process starts; false leaves both to a lifecycle manager."
     )
     weights: str = _parameter("lite", "Weights: a shipped name, a .safetensors path or an https url.", fixed=True)
     device: str = _parameter("auto", "Device of the network: auto, cpu, cuda or cuda:N.", fixed=True)
@@ -58,6 +58,9 @@ class NodeParameters:
     )
     horizontal_fov: float = _parameter(
         1.2, "Horizontal field of view in radians, used while no CameraInfo has come.", low=0.05, high=3.1
+    )
+    max_distance: float = _parameter(
+        120.0, "Hazards farther than this, in metres, are left out: one camera cannot place them.", low=1.0, high=1000.0
     )
     base_frame: str = _parameter("base_link", "Frame of the hazard markers: x forward, y left, z up, on the road.")
     overlay_alpha: float = _parameter(
@@ -87,9 +90,10 @@ def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
 
 
 def declare(node: Node) -> None:
-    """Declare every parameter on `node`. Raises rclpy's parameter exceptions for a given value of wrong type or range."""
+    """Declare every parameter. Raises rclpy's exceptions if a value given at start has a wrong type or range."""
     for name, field in FIELDS.items():
-        node.declare_parameter(name, field.default, descriptor(field))
+        default: Any = field.default
+        node.declare_parameter(name, default, descriptor(field))
 
 
 def read(node: Node) -> NodeParameters:

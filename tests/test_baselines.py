@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgcda_core.methods.baselines import BASELINES, energy, entropy, maxlogit, msp
+from mgcda_core.methods.baselines import BASELINES, energy, entropy, maxlogit, msp, score_at_size
 
 
 def random_logits() -> torch.Tensor:
@@ -61,3 +61,12 @@ def test_energy_of_high_temperature_is_the_mean() -> None:
     logits = random_logits()
     expected = -(logits.mean(1) + 1e4 * math.log(19))
     torch.testing.assert_close(energy(logits, temperature=1e4), expected, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("size", [(37, 50), (5, 7), (3, 4), (100, 9)])
+def test_strips_equal_resizing_the_logits_whole(size: tuple[int, int]) -> None:
+    logits = random_logits()
+    whole = torch.nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+    for name, score in BASELINES.items():
+        strips = score_at_size(logits, size, score, rows=8)
+        torch.testing.assert_close(strips, score(whole), rtol=1e-5, atol=1e-5, msg=name)

@@ -15,6 +15,7 @@ import numpy as np
 
 NEAR_M = 0.4
 """Nothing closer to the camera plane than this is drawn."""
+_KEEP = np.array([(0, 0, 0, -1 / 255, 1)] * 3)  # RGBA -> 1 - alpha, three times
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RenderedCamera:
     pitch_rad: float
     """Downward tilt; positive = looking down."""
 
+    @functools.cached_property
     def matrix(self) -> np.ndarray:
         """float64 [3, 4] projection of homogeneous world points to homogeneous pixels; the third row is the depth."""
         c, s = np.cos(self.pitch_rad), np.sin(self.pitch_rad)
@@ -41,13 +43,55 @@ class RenderedCamera:
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pixels [N, 2] and depths [N] in metres of world points [N, 3]; pixels mean nothing where depth <= 0."""
-        h = np.c_[points, np.ones(len(points))] @ self.matrix().T
-        return h[:, :2] / np.where(np.abs(h[:, 2:]) < 1e-9, 1e-9, h[:, 2:]), h[:, 2]
+        h = points @ self.matrix[:, :3].T + self.matrix[:, 3]
+        depth = h[:, 2]
+        return h[:, :2] / np.where(np.abs(depth) < 1e-9, 1e-9, depth)[:, None], depth
 
     @property
     def horizon(self) -> float:
         """Pixel row of the horizon (may lie outside the image)."""
         return self.cy - self.fy * float(np.tan(self.pitch_rad))
+
+
+class Texture:
+    """A picture with its halvings, so that a small view of it costs little; uint8 [h, w] or [h, w, 4]."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.levels = [np.ascontiguousarray(pixels)]
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """The full picture."""
+        return self.levels[0]
+
+    @functools.cached_property
+    def alpha(self) -> Texture:
+        """Its opacity alone, uint8 [h, w]."""
+        return Texture(self.pixels[..., 3])
+
+    @functools.cached_property
+    def flipped(self) -> Texture:
+        """Mirrored left to right."""
+        return Texture(self.pixels[:, ::-1])
+
+    def shrunk(self, width: int, height: int) -> np.ndarray:
+        """The picture reduced by area to about this size, each axis by itself: distant detail must not alias."""
+        level = 0
+        while min(self.levels[level].shape[:2]) >= 4:
+            if len(self.levels) == level + 1:
+                h, w = self.levels[level].shape[:2]
+                self.levels.append(
+                    cv2.resize(self.levels[level], ((w + 1) // 2, (h + 1) // 2), interpolation=cv2.INTER_AREA)
+                )
+            if self.levels[level + 1].shape[1] < width or self.levels[level + 1].shape[0] < height:
+                break
+            level += 1
+        picture = self.levels[level]
+        h, w = picture.shape[:2]
+        wanted = min(w, max(2, width)), min(h, max(2, height))
+        if wanted[0] * 1.4 > w and wanted[1] * 1.4 > h:
+            return picture
+        return cv2.resize(picture, wanted, interpolation=cv2.INTER_AREA)
 
 
 @dataclass
@@ -61,9 +105,13 @@ class Canvas:
     """uint8 [H, W] Cityscapes train ids."""
     anomaly: np.ndarray
     """uint8 [H, W], 1 = anomaly."""
+    ids: np.ndarray
+    """uint16 [H, W] number of the thing seen in each pixel, 0 = ground and sky."""
     haze_colour: np.ndarray
     """float32 [3]."""
     haze_per_m: float
+    number: int = 0
+    """Number of the thing being painted."""
 
     def haze(self, depth_m: float) -> float:
         """Share of the light that the haze replaces over this distance, in [0, 1)."""
@@ -72,7 +120,7 @@ class Canvas:
     def quad(
         self,
         corners: np.ndarray,
-        texture: np.ndarray,
+        texture: Texture,
         label: int,
         light: np.ndarray | float = 1.0,
         *,
@@ -88,22 +136,22 @@ class Canvas:
         if warped is None:
             return
         (x, y, w, h), patch, depth = warped
-        alpha = patch[..., 3]
         hazed = self.haze(depth)
         part = (slice(y, y + h), slice(x, x + w))
-        cover = alpha.astype(np.float32)[..., None] * (1 / 255)
-        light = np.broadcast_to(np.asarray(light, np.float32), (3,)) * ((1 - hazed) / 255)
+        mix = np.zeros((3, 4))  # RGBA -> lit and hazed RGB
+        mix[(0, 1, 2), (0, 1, 2)] = light * np.float32((1 - hazed) / 255)
+        mix[:, 3] = self.haze_colour * (hazed / 255)
+        picture = patch.astype(np.float32)
         image = self.image[part]
-        image *= 1 - cover
-        image += patch[..., :3] * light
-        if hazed > 0.01:
-            image += cover * (self.haze_colour * hazed)
-        solid = alpha > 127
+        image *= cv2.transform(picture, _KEEP)
+        image += cv2.transform(picture, mix)
+        solid = patch[..., 3] > 127
         self.labels[part][solid] = label
         self.anomaly[part][solid] = anomaly
+        self.ids[part][solid] = self.number
 
     def warp(
-        self, corners: np.ndarray, texture: np.ndarray, *, snug: bool = False
+        self, corners: np.ndarray, texture: Texture, *, snug: bool = False
     ) -> tuple[tuple[int, int, int, int], np.ndarray, float] | None:
         """The texture as the camera sees it: box (x, y, w, h), patch [h, w(, C)], nearest depth in metres; or None."""
         corners = np.asarray(corners, float)
@@ -119,13 +167,17 @@ class Canvas:
         x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
         if x0 >= x1 or y0 >= y1:
             return None
+        picture = texture.pixels
         if not clipped:
-            texture = _shrink(texture, pixels)
-        to_image = _homography(corners, pixels, texture.shape[:2], self.camera, clipped, snug)
+            top, right, bottom, left = np.hypot(*(pixels[[1, 2, 3, 0]] - pixels).T)
+            if max(top, bottom) < 0.6 or max(left, right) < 0.6:
+                return None
+            picture = texture.shrunk(int(max(top, bottom)) + 1, int(max(left, right)) + 1)
+        to_image = _homography(corners, pixels, picture.shape[:2], self.camera, clipped, snug)
         if to_image is None:
             return None
         shift = np.array([[1.0, 0.0, -x0], [0.0, 1.0, -y0], [0.0, 0.0, 1.0]])
-        patch = cv2.warpPerspective(texture, shift @ to_image, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
+        patch = cv2.warpPerspective(picture, shift @ to_image, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
         if clipped:  # beyond the camera plane the homography shows the mirrored rest of the plane
             mask = np.zeros(patch.shape[:2], np.uint8)
             cv2.fillConvexPoly(mask, np.round(polygon - (x0, y0)).astype(np.int32), 1)
@@ -144,16 +196,6 @@ def _clip(corners: np.ndarray, depth: np.ndarray, camera: RenderedCamera) -> np.
             t = (NEAR_M - depth[i]) / (depth[j] - depth[i])
             kept.append(corners[i] + t * (corners[j] - corners[i]))
     return camera.project(np.array(kept))[0] if len(kept) >= 3 else None
-
-
-def _shrink(texture: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The texture reduced by area to about its size on screen, each axis by itself: distant detail must not alias."""
-    top, right, bottom, left = np.linalg.norm(np.roll(pixels, -1, 0) - pixels, axis=1)
-    height, width = texture.shape[:2]
-    wanted = min(width, max(2, int(max(top, bottom) + 1))), min(height, max(2, int(max(left, right) + 1)))
-    if wanted[0] * 1.3 > width and wanted[1] * 1.3 > height:
-        return texture
-    return cv2.resize(texture, wanted, interpolation=cv2.INTER_AREA)
 
 
 def _homography(
@@ -175,15 +217,15 @@ def _homography(
         return cv2.getPerspectiveTransform(source, pixels.astype(np.float32))
     along, down = (corners[1] - corners[0]) / span_x, (corners[3] - corners[0]) / span_y
     origin = corners[0] - edge * (along + down)
-    plane = np.eye(4)[:, :3] * 0.0
+    plane = np.zeros((4, 3))
     plane[:3] = np.stack([along, down, origin], 1)
     plane[3, 2] = 1.0
-    return camera.matrix() @ plane
+    return camera.matrix @ plane
 
 
 def _area(pixels: np.ndarray) -> float:
-    x, y = pixels.T
-    return float(0.5 * (np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = pixels.tolist()
+    return 0.5 * ((cx - ax) * (dy - by) - (dx - bx) * (cy - ay))
 
 
 def facing(canvas: Canvas, corners: np.ndarray) -> bool:

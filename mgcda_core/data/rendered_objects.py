@@ -10,30 +10,31 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from mgcda_core.data.rendered_canvas import fractal
-from mgcda_core.data.rendered_textures import Sprite
+from mgcda_core.data.rendered_canvas import Texture, fractal
+from mgcda_core.data.rendered_sprite import Sprite
 
 Painted = tuple[Sprite, float]
 
 
-def anomalous_object(rng: np.random.Generator, name: str | None = None) -> tuple[str, np.ndarray, float]:
-    """A random thing: its name, texture uint8 [h, w, 4] (premultiplied RGBA) and height in metres."""
+def anomalous_object(rng: np.random.Generator, name: str | None = None) -> tuple[str, Texture, float]:
+    """A random thing: its name, texture (premultiplied RGBA) and height in metres."""
     name = name or str(rng.choice(list(_PAINTERS)))
     sprite, height = _PAINTERS[name](rng)
     texture = sprite.texture()
     if rng.random() < 0.5:
-        texture = np.ascontiguousarray(texture[:, ::-1])
-    return name, texture, height * texture.shape[0] / sprite.size[0]
+        texture = texture[:, ::-1]
+    return name, Texture(texture), height * texture.shape[0] / sprite.size[0]
 
 
 def _skin(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray | None = None) -> np.ndarray:
     """float32 [h, w, 3]: a surface of a random colour with multi-scale noise, sometimes striped, spotted or printed."""
     if colour is None:
-        vivid = rng.random() < 0.4
-        colour = rng.uniform(0.05, 0.9, 3) if vivid else rng.uniform(0.08, 0.75) * (1 + rng.normal(0, 0.1, 3))
+        colour = rng.uniform(0.08, 0.75) * (1 + rng.normal(0, 0.1, 3))
+        if rng.random() < 0.4:
+            colour = 0.35 * colour + 0.65 * rng.uniform(0.05, 0.9, 3)
     noise = 1 + rng.uniform(0.04, 0.2) * fractal(rng, size, 4, 4) + 0.04 * rng.standard_normal(size, np.float32)
     image = noise[..., None] * np.asarray(colour, np.float32)
-    pattern, other = rng.random(), rng.uniform(0.05, 0.9, 3)
+    pattern, other = rng.random(), 0.4 * rng.uniform(0.1, 0.8) + 0.6 * rng.uniform(0.05, 0.9, 3)
     y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32) / size[0]
     if pattern < 0.12:
         angle = rng.uniform(0, np.pi)
@@ -92,18 +93,22 @@ def _tyre(rng: np.random.Generator) -> Painted:
 def _outline(rng: np.random.Generator, rough: float, lobes: int = 7, floor: float = 0.98) -> np.ndarray:
     """float [n, 2] a closed random contour around (0.6, 0.55), flattened at the bottom."""
     t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-    radius = 0.42 + sum(rough / k**0.8 * np.cos(k * t + rng.uniform(0, 6.28)) * rng.uniform(0.3, 1) for k in range(2, lobes))
+    radius = 0.42 + sum(
+        rough / k**0.8 * np.cos(k * t + rng.uniform(0, 6.28)) * rng.uniform(0.3, 1) for k in range(2, lobes)
+    )
     x, y = 0.65 + rng.uniform(0.7, 1.35) * radius * np.cos(t), 0.56 + radius * np.sin(t)
     return np.stack([x, np.minimum(y, floor)], 1)
 
 
 def _rock(rng: np.random.Generator) -> Painted:
     sprite = Sprite(120, 160)
-    stone = np.asarray([(0.45, 0.43, 0.4), (0.36, 0.33, 0.3), (0.55, 0.48, 0.4)][rng.integers(3)]) * rng.uniform(0.7, 1.3)
+    stone = np.asarray([(0.45, 0.43, 0.4), (0.36, 0.33, 0.3), (0.55, 0.48, 0.4)][rng.integers(3)]) * rng.uniform(
+        0.7, 1.3
+    )
     mask = sprite.mask(_outline(rng, 0.07))
     facets = fractal(rng, sprite.size, 3, 3)
     dx = cv2.Sobel(facets, cv2.CV_32F, 1, 0) + cv2.Sobel(facets, cv2.CV_32F, 0, 1)
-    sprite.shaded(mask, np.clip(_skin(rng, sprite.size, stone) * (1 + 1.2 * dx)[..., None], 0.02, 1), 1.2, 0.25, rng)
+    sprite.shaded(mask, np.clip(_skin(rng, sprite.size, stone) * (1 + 0.55 * dx)[..., None], 0.02, 1), 0.6, 0.2, rng)
     return sprite, rng.uniform(0.25, 1.2)
 
 
@@ -122,16 +127,23 @@ def _bag(rng: np.random.Generator) -> Painted:
     mask = sprite.mask(_outline(rng, 0.05))
     mask = np.maximum(mask, sprite.limb((0.65, 0.25), (0.65 + rng.uniform(-0.1, 0.1), 0.06), 0.06, 0.09))
     folds = fractal(rng, sprite.size, 6, 4)
-    light = 1 + 1.5 * cv2.Sobel(folds, cv2.CV_32F, 1, 0) + 0.25 * folds
+    light = 1 + 0.45 * cv2.Sobel(folds, cv2.CV_32F, 1, 0) + 0.25 * folds
     shine = np.clip((fractal(rng, sprite.size, 7, 3) - 0.7) * 3, 0, 0.5)
-    sprite.shaded(mask, np.clip(colour * light[..., None] + shine[..., None], 0, 1), 1.1)
+    sprite.shaded(mask, np.clip(colour * light[..., None] + shine[..., None], 0, 1), 0.6)
     return sprite, rng.uniform(0.35, 0.95)
 
 
 def _animal(rng: np.random.Generator) -> Painted:
     """A four-legged animal from the side: dog, deer, sheep, cow, boar by proportions."""
     sprite = Sprite(150, 230)
-    coats = [(0.45, 0.32, 0.2), (0.3, 0.22, 0.15), (0.75, 0.7, 0.62), (0.12, 0.1, 0.09), (0.6, 0.45, 0.28), (0.5, 0.48, 0.45)]
+    coats = [
+        (0.45, 0.32, 0.2),
+        (0.3, 0.22, 0.15),
+        (0.75, 0.7, 0.62),
+        (0.12, 0.1, 0.09),
+        (0.6, 0.45, 0.28),
+        (0.5, 0.48, 0.45),
+    ]
     coat = _skin(rng, sprite.size, np.asarray(coats[rng.integers(6)]) * rng.uniform(0.8, 1.2))
     leg, girth, length = rng.uniform(0.25, 0.45), rng.uniform(0.11, 0.2), rng.uniform(0.42, 0.7)
     back = 1.0 - leg - girth
@@ -139,7 +151,9 @@ def _animal(rng: np.random.Generator) -> Painted:
     for x, swing, shade in ((x0, 0.05, 0.7), (x1, -0.04, 0.7), (x0 + 0.04, -0.05, 1.0), (x1 - 0.04, 0.06, 1.0)):
         knee = (x + swing * rng.uniform(0.2, 1.2), 1.0 - leg * 0.5)
         foot = (x + swing * rng.uniform(0.5, 1.5), 0.98)
-        limb = np.maximum(sprite.limb((x, back + 0.04), knee, girth * 0.5, 0.035), sprite.limb(knee, foot, 0.033, 0.022))
+        limb = np.maximum(
+            sprite.limb((x, back + 0.04), knee, girth * 0.5, 0.035), sprite.limb(knee, foot, 0.033, 0.022)
+        )
         sprite.shaded(limb, coat * shade)
     neck = rng.uniform(0.1, 0.3)
     head = (x0 - rng.uniform(0.1, 0.2), back - neck)
@@ -147,9 +161,15 @@ def _animal(rng: np.random.Generator) -> Painted:
                       sprite.limb((x0, back - 0.02), head, girth * 0.7, 0.065))  # fmt: skip
     muzzle = (head[0] - rng.uniform(0.08, 0.16), head[1] + rng.uniform(0.02, 0.1))
     body = np.maximum(body, sprite.limb(head, muzzle, 0.068, 0.035))
-    body = np.maximum(body, sprite.limb((x1 + girth * 0.7, back), (x1 + girth + 0.08, back + rng.uniform(-0.1, 0.2)), 0.025, 0.012))
+    body = np.maximum(
+        body, sprite.limb((x1 + girth * 0.7, back), (x1 + girth + 0.08, back + rng.uniform(-0.1, 0.2)), 0.025, 0.012)
+    )
     for dx in (0.0, 0.05):
-        ear = [(head[0] + dx - 0.02, head[1] - 0.03), (head[0] + dx + 0.02, head[1] - 0.15), (head[0] + dx + 0.05, head[1] - 0.02)]
+        ear = [
+            (head[0] + dx - 0.02, head[1] - 0.03),
+            (head[0] + dx + 0.02, head[1] - 0.15),
+            (head[0] + dx + 0.05, head[1] - 0.02),
+        ]
         body = np.maximum(body, sprite.mask(ear))
     sprite.shaded(body, coat, 1.2, 0.15, rng)
     if rng.random() < 0.25:
@@ -164,8 +184,12 @@ def _barrel(rng: np.random.Generator) -> Painted:
     sprite = Sprite(140, 120)
     x0, x1 = 0.12, 0.12 + rng.uniform(0.5, 0.65)
     mid, rx = (x0 + x1) / 2, (x1 - x0) / 2
-    skin = _skin(rng, sprite.size, rng.choice([(0.1, 0.25, 0.55), (0.55, 0.15, 0.1), (0.75, 0.4, 0.05), (0.3, 0.32, 0.33)]))
-    profile = np.interp(np.linspace(0, 120 / 140, 120), np.linspace(x0, x1, 7), (0.45, 0.85, 1.15, 1.1, 0.9, 0.65, 0.35))
+    skin = _skin(
+        rng, sprite.size, rng.choice([(0.1, 0.25, 0.55), (0.55, 0.15, 0.1), (0.75, 0.4, 0.05), (0.3, 0.32, 0.33)])
+    )
+    profile = np.interp(
+        np.linspace(0, 120 / 140, 120), np.linspace(x0, x1, 7), (0.45, 0.85, 1.15, 1.1, 0.9, 0.65, 0.35)
+    )
     body = np.maximum(sprite.mask([(x0, 0.1), (x1, 0.1), (x1, 0.93), (x0, 0.93)]), sprite.ellipse(mid, 0.93, rx, 0.06))
     for y in (0.35, 0.65):
         skin[int(y * 140) : int(y * 140) + 4] *= 0.7
@@ -182,7 +206,9 @@ def _cone(rng: np.random.Generator) -> Painted:
     skin = np.tile(_skin(rng, (120, 1), orange), (1, 110, 1))[:, :110] * np.linspace(1.25, 0.6, 110)[None, :, None]
     for y in (rng.uniform(0.25, 0.35), rng.uniform(0.55, 0.65)):
         skin[int(y * 120) : int((y + 0.13) * 120)] = np.linspace(0.95, 0.6, 110)[None, :, None]
-    sprite.paint(sprite.mask([(0.05, 0.93), (0.15, 0.87), (0.75, 0.87), (0.85, 0.93), (0.85, 1.0), (0.05, 1.0)]), orange * 0.75)
+    sprite.paint(
+        sprite.mask([(0.05, 0.93), (0.15, 0.87), (0.75, 0.87), (0.85, 0.93), (0.85, 1.0), (0.05, 1.0)]), orange * 0.75
+    )
     sprite.paint(sprite.mask([(0.41, 0.04), (0.49, 0.04), (0.68, 0.93), (0.22, 0.93)]), np.clip(skin, 0, 1))
     return sprite, rng.uniform(0.45, 0.9)
 
@@ -232,9 +258,11 @@ def _planks(rng: np.random.Generator) -> Painted:
     thick = rng.uniform(0.05, 0.12)
     for _ in range(rng.integers(2, 7)):
         y = rng.uniform(0.45, 0.85)
-        a, b = (rng.uniform(0.15, 0.8), y), (rng.uniform(1.6, 2.7), y + rng.uniform(-0.3, 0.12))
-        sprite.shaded(sprite.limb(a, b, thick, thick * rng.uniform(0.4, 1)), _skin(rng, sprite.size, wood), 1.2, 0.3, rng)
-    sprite.shaded(sprite.limb((0.4, 0.93), (2.3, 0.93), 0.06, 0.06), wood * 0.8, 1.2, 0.3, rng)
+        a, b = (rng.uniform(0.15, 0.8), y), (rng.uniform(1.6, 2.7), min(y + rng.uniform(-0.3, 0.12), 0.9))
+        sprite.shaded(
+            sprite.limb(a, b, thick, thick * rng.uniform(0.4, 1)), _skin(rng, sprite.size, wood), 1.2, 0.3, rng
+        )
+    sprite.shaded(sprite.limb((0.5, 0.9), (2.2, 0.9), 0.1, 0.1), wood * 0.8, 1.2, 0.3, rng)
     return sprite, rng.uniform(0.3, 0.9)
 
 
@@ -248,11 +276,13 @@ def _suitcase(rng: np.random.Generator) -> Painted:
         sprite.paint(sprite.ellipse(x, 0.965, 0.03, 0.035), (0.05, 0.05, 0.05))
     sprite.paint(handle, (0.2, 0.2, 0.2))
     r = 0.05
-    shell = np.maximum(sprite.limb((x0 + r, 0.28 + r), (x1 - r, 0.28 + r), r, r), sprite.limb((x0 + r, 0.9), (x1 - r, 0.9), r, r))
+    shell = np.maximum(
+        sprite.limb((x0 + r, 0.28 + r), (x1 - r, 0.28 + r), r, r), sprite.limb((x0 + r, 0.9), (x1 - r, 0.9), r, r)
+    )
     shell = np.maximum(shell, sprite.mask([(x0, 0.28 + r), (x1, 0.28 + r), (x1, 0.9), (x0, 0.9)]))
     skin = _skin(rng, sprite.size)
     skin[:, :: int(rng.integers(9, 16))] *= 0.75
-    sprite.shaded(shell, skin, 0.8)
+    sprite.shaded(shell, skin, 0.2)
     return sprite, rng.uniform(0.6, 1.0)
 
 

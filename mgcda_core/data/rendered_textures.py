@@ -7,87 +7,23 @@ A texture is named by (kind, index): the same index always gives the same textur
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
-from mgcda_core.data.rendered_canvas import fractal
+from mgcda_core.data.rendered_canvas import Texture, fractal
+from mgcda_core.data.rendered_sprite import Sprite
 
 VARIANTS = {"facade": 36, "tree": 28, "bush": 12, "person": 48, "rider": 12, "sign": 16, "light": 4, "pole": 6}
 """How many different textures of each kind there are."""
 
 
-class Sprite:
-    """A small RGBA picture being drawn: shapes in units of its height, (0, 0) top left, soft edges."""
-
-    def __init__(self, height: int, width: int) -> None:
-        self.size = (height, width)
-        self.rgba = np.zeros((height, width, 4), np.float32)
-
-    def mask(self, points: Sequence[tuple[float, float]] | np.ndarray) -> np.ndarray:
-        """float32 [h, w] coverage of a polygon; points (x, y) in units of the height."""
-        mask = np.zeros(self.size, np.uint8)
-        scaled = np.round(np.asarray(points, float) * self.size[0] * 16).astype(np.int32)
-        cv2.fillPoly(mask, [scaled], 255, cv2.LINE_AA, shift=4)
-        return mask.astype(np.float32) / 255
-
-    def ellipse(self, x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> np.ndarray:
-        """float32 [h, w] coverage of an ellipse; angle in degrees."""
-        t = np.linspace(0, 2 * np.pi, 36)
-        c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
-        dx, dy = rx * np.cos(t), ry * np.sin(t)
-        return self.mask(np.stack([x + c * dx - s * dy, y + s * dx + c * dy], 1))
-
-    def limb(self, start: tuple[float, float], end: tuple[float, float], r0: float, r1: float) -> np.ndarray:
-        """float32 [h, w] coverage of a tapered, rounded stroke."""
-        (x0, y0), (x1, y1) = start, end
-        length = max(np.hypot(x1 - x0, y1 - y0), 1e-6)
-        nx, ny = (y0 - y1) / length, (x1 - x0) / length
-        body = self.mask([(x0 + nx * r0, y0 + ny * r0), (x1 + nx * r1, y1 + ny * r1),
-                          (x1 - nx * r1, y1 - ny * r1), (x0 - nx * r0, y0 - ny * r0)])  # fmt: skip
-        return np.maximum(np.maximum(body, self.ellipse(x0, y0, r0, r0)), self.ellipse(x1, y1, r1, r1))
-
-    def paint(self, mask: np.ndarray, colour: np.ndarray | Sequence[float]) -> None:
-        """Cover the mask with a colour [3] or a picture [h, w, 3] in [0, 1]."""
-        m = mask[..., None]
-        self.rgba *= 1 - m
-        self.rgba[..., :3] += m * np.asarray(colour, np.float32)
-        self.rgba[..., 3:] += m
-
-    def shaded(self, mask: np.ndarray, colour: Sequence[float] | np.ndarray, depth: float = 1.0, rough: float = 0.0,
-               rng: np.random.Generator | None = None) -> None:  # fmt: skip
-        """Cover the mask with a colour lit from the upper left as if the shape bulged out."""
-        light = inflate(mask, depth)
-        if rough and rng is not None:
-            light = light * (1 + rough * fractal(rng, self.size, cells=8, octaves=4))
-        self.paint(mask, np.clip(np.asarray(colour, np.float32) * light[..., None], 0, 1))
-
-    def texture(self) -> np.ndarray:
-        """uint8 RGBA, cropped to where it is at least half opaque."""
-        solid = self.rgba[..., 3] > 0.5
-        rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-        if len(rows) == 0:
-            raise ValueError("a sprite without a single solid pixel cannot be drawn")
-        cut = self.rgba[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        return np.clip(cut * 255, 0, 255).astype(np.uint8)
-
-
-def inflate(mask: np.ndarray, depth: float = 1.0) -> np.ndarray:
-    """float32 [h, w] brightness around 1 of a shape that bulges towards the viewer, lit from the upper left."""
-    distance = cv2.distanceTransform((mask > 0.5).astype(np.uint8), cv2.DIST_L2, 3)
-    bulge = cv2.GaussianBlur(np.sqrt(distance), (0, 0), max(mask.shape[0] / 60, 0.8))
-    dx = cv2.Sobel(bulge, cv2.CV_32F, 1, 0, ksize=3)
-    dy = cv2.Sobel(bulge, cv2.CV_32F, 0, 1, ksize=3)
-    slope = np.sqrt(mask.shape[0] / 100) * depth
-    return np.clip(0.92 + slope * (0.22 * dx + 0.38 * dy), 0.25, 1.45)
-
-
 @functools.lru_cache(maxsize=512)
-def street_texture(kind: str, index: int) -> np.ndarray:
-    """uint8 RGBA texture number `index` of a kind named in VARIANTS."""
+def street_texture(kind: str, index: int) -> Texture:
+    """Texture number `index` of a kind named in VARIANTS."""
     rng = np.random.default_rng([sum(map(ord, kind)), index])
-    return _PAINTERS[kind](rng)
+    return Texture(_PAINTERS[kind](rng))
 
 
 @functools.lru_cache(maxsize=16)
@@ -95,17 +31,17 @@ def ground_tile(kind: str, index: int) -> tuple[np.ndarray, ...]:
     """uint8 [n, n, 3] tileable ground of 10.24 m x 10.24 m and its halvings: asphalt, paving, grass or gravel."""
     rng = np.random.default_rng([sum(map(ord, kind)), index, 3])
     tile = np.clip(_GROUNDS[kind](rng) * 255, 0, 255).astype(np.uint8)
-    levels = [tile]
+    levels: list[np.ndarray] = [tile]
     while levels[-1].shape[0] > 4:
-        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        levels.append(np.asarray(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), np.uint8))
     return tuple(levels)
 
 
 def _asphalt(rng: np.random.Generator) -> np.ndarray:
     n = 512
     grey = rng.uniform(0.3, 0.46)
-    value = grey * (1 + 0.10 * fractal(rng, (n, n), 2, 4) + 0.05 * fractal(rng, (n, n), 32, 3))
-    value *= 1 + 0.09 * rng.standard_normal((n, n), np.float32)
+    value = grey * (1 + 0.07 * fractal(rng, (n, n), 2, 4) + 0.025 * fractal(rng, (n, n), 32, 3))
+    value *= 1 + 0.06 * rng.standard_normal((n, n), np.float32)
     marks = np.zeros((n, n), np.float32)
     for _ in range(rng.integers(0, 5)):  # cracks wander along the road; the sealed ones are broad and dark
         start = rng.uniform(0.1, 0.9, 2) * n
@@ -253,7 +189,7 @@ def _person(rng: np.random.Generator) -> np.ndarray:
     cx, stride, lean = 0.32, rng.uniform(0.01, 0.1), rng.normal(0, 0.01)
     skin = np.asarray([(0.78, 0.6, 0.5), (0.55, 0.4, 0.32), (0.85, 0.68, 0.58), (0.38, 0.27, 0.22)][rng.integers(4)])
     coat, trousers = rng.uniform(0.05, 0.7, 3) * rng.uniform(0.4, 1), rng.uniform(0.06, 0.4) + rng.normal(0, 0.03, 3)
-    coat = coat if rng.random() < 0.6 else np.full(3, coat.mean()) + rng.normal(0, 0.02, 3)
+    coat = coat.mean() + (coat - coat.mean()) * rng.choice([0.1, 0.3, 0.8])
     skirt = rng.random() < 0.2
     for side in (-1, 1):
         foot = (cx + side * stride + 0.01 * side, 0.975)
@@ -265,7 +201,9 @@ def _person(rng: np.random.Generator) -> np.ndarray:
     for side in (-1, 1):
         elbow = (cx + side * rng.uniform(0.1, 0.15), 0.4)
         hand = (cx + side * rng.uniform(0.08, 0.16), rng.uniform(0.48, 0.55))
-        arm = np.maximum(sprite.limb((cx + side * 0.085, 0.23), elbow, 0.036, 0.03), sprite.limb(elbow, hand, 0.03, 0.022))
+        arm = np.maximum(
+            sprite.limb((cx + side * 0.085, 0.23), elbow, 0.036, 0.03), sprite.limb(elbow, hand, 0.03, 0.022)
+        )
         sprite.shaded(arm, coat * 0.85, 1.0, 0.15, rng)
         sprite.shaded(sprite.ellipse(*hand, 0.02, 0.024), skin)
     hem = 0.7 if skirt else rng.uniform(0.52, 0.64)
@@ -289,7 +227,7 @@ def _rider(rng: np.random.Generator) -> np.ndarray:
     cx = 0.27
     sprite.shaded(sprite.ellipse(cx, 0.83, 0.022, 0.16), (0.1, 0.1, 0.1))
     sprite.shaded(sprite.limb((cx - 0.14, 0.47), (cx + 0.14, 0.47), 0.012, 0.012), (0.2, 0.2, 0.2))
-    trousers, coat = rng.uniform(0.08, 0.35, 3), rng.uniform(0.1, 0.8, 3)
+    trousers, coat = rng.uniform(0.08, 0.3) + rng.normal(0, 0.03, 3), rng.uniform(0.1, 0.6, 3)
     for side in (-1, 1):
         foot = (cx + side * 0.06, 0.86 if side > 0 else 0.76)
         sprite.shaded(sprite.limb((cx + side * 0.05, 0.52), foot, 0.05, 0.028), trousers, 1.0, 0.1, rng)
@@ -320,7 +258,9 @@ def _sign(rng: np.random.Generator) -> np.ndarray:
         sprite.paint(sprite.mask([(0.5, 0.0), (1, 0.5), (0.5, 1), (0, 0.5)]), white)
         sprite.paint(sprite.mask([(0.5, 0.12), (0.88, 0.5), (0.5, 0.88), (0.12, 0.5)]), yellow)
     else:
-        sprite.paint(sprite.mask([(0, 0.02), (1, 0.02), (1, 0.98), (0, 0.98)]), (blue, white, (0.1, 0.4, 0.2))[rng.integers(3)])
+        sprite.paint(
+            sprite.mask([(0, 0.02), (1, 0.02), (1, 0.98), (0, 0.98)]), (blue, white, (0.1, 0.4, 0.2))[rng.integers(3)]
+        )
     if kind != 3:
         mark = np.clip((fractal(rng, (64, 64), 4, 2) - 0.35) * 6, 0, 1) * sprite.ellipse(0.5, 0.55, 0.2, 0.22)
         sprite.paint(mark, white if kind in (1, 4) else (0.08, 0.08, 0.08))

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from mgcda_core.data.rendered_canvas import Canvas, facing, fractal
+from mgcda_core.data.rendered_canvas import Canvas, Texture, facing, fractal
 
 CAR, TRUCK, BUS = 13, 14, 15
 VEHICLE_VARIANTS = {"car": 40, "van": 8, "truck": 8, "bus": 6}
 _PPM = 70
+_CLEAR = {"van": 0.22, "truck": 0.4, "bus": 0.26}
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class Vehicle:
     """Height of the lower edge of the windows; equals height for a plain box."""
     glass: tuple[float, float, float, float]
     """x of the rear window's foot and top, of the windscreen's top and foot."""
-    colour: np.ndarray
-    rear: np.ndarray
-    front: np.ndarray
-    side: np.ndarray
-    cabin: np.ndarray | None
-    pane: np.ndarray | None
+    rear: Texture
+    front: Texture
+    side: Texture
+    cabin: Texture | None
+    pane: Texture | None
+    plain: Texture
+    """Bare body colour."""
 
 
 @functools.lru_cache(maxsize=128)
@@ -52,7 +54,8 @@ def vehicle(kind: str, index: int) -> Vehicle:
         colour = rng.uniform(0.55, 0.85) * np.ones(3)
     side = _box_side(rng, kind, length, height, colour)
     rear, front = (_box_end(rng, kind, width, height, colour, end) for end in ("rear", "front"))
-    return Vehicle(label, length, width, height, height, (0, 0, length, length), colour, rear, front, side, None, None)
+    return Vehicle(label, length, width, height, height, (0, 0, length, length), rear, front, side, None, None,
+                   _finish(_plate(rng, 0.1, 0.1, colour)))  # fmt: skip
 
 
 def _car(rng: np.random.Generator, colour: np.ndarray) -> Vehicle:
@@ -63,11 +66,11 @@ def _car(rng: np.random.Generator, colour: np.ndarray) -> Vehicle:
     rear_foot = {"hatch": 0.12, "sedan": 0.6, "suv": 0.1, "wagon": 0.1}[body]
     rear_top = rear_foot + {"hatch": 0.5, "sedan": 0.65, "suv": 0.35, "wagon": 0.45}[body]
     glass = (rear_foot, rear_top, length - rng.uniform(1.75, 1.95), length - rng.uniform(0.95, 1.15))
-    whole = _car_side(rng, length, height, belt, glass, colour)
+    whole = _car_side(rng, length, height, belt, glass, colour).pixels
     cut = round(whole.shape[0] * (1 - belt / height))
-    return Vehicle(CAR, length, width, height, belt, glass, colour, _car_end(rng, width, belt, colour, "rear"),
-                   _car_end(rng, width, belt, colour, "front"), whole[cut:].copy(), whole[:cut].copy(),
-                   _pane(rng, colour))  # fmt: skip
+    return Vehicle(CAR, length, width, height, belt, glass, _car_end(rng, width, belt, colour, "rear"),
+                   _car_end(rng, width, belt, colour, "front"), Texture(whole[cut:]), Texture(whole[:cut]),
+                   _pane(rng, colour), _finish(_plate(rng, 0.1, 0.1, colour)))  # fmt: skip
 
 
 def _plate(rng: np.random.Generator, height_m: float, width_m: float, colour: np.ndarray) -> np.ndarray:
@@ -78,10 +81,10 @@ def _plate(rng: np.random.Generator, height_m: float, width_m: float, colour: np
     return np.dstack([np.clip(sheen[..., None] * colour, 0, 1), np.ones((h, w))]).astype(np.float32)
 
 
-def _finish(image: np.ndarray) -> np.ndarray:
+def _finish(image: np.ndarray) -> Texture:
     image = np.clip(image, 0, 1)
     image[..., :3] *= image[..., 3:]
-    return (image * 255).astype(np.uint8)
+    return Texture((image * 255).astype(np.uint8))
 
 
 def _rect(image: np.ndarray, x0: float, z0: float, x1: float, z1: float, colour: object) -> None:
@@ -102,7 +105,7 @@ def _underside(image: np.ndarray, wheels: list[tuple[float, float]], clearance: 
         image[row:, max(round(x0 * _PPM), 0) : min(round(x1 * _PPM), w)] = (0.05, 0.05, 0.055, 1)
 
 
-def _car_end(rng: np.random.Generator, width: float, belt: float, colour: np.ndarray, end: str) -> np.ndarray:
+def _car_end(rng: np.random.Generator, width: float, belt: float, colour: np.ndarray, end: str) -> Texture:
     image = _plate(rng, belt, width, colour)
     lamp = (0.5, 0.04, 0.04) if end == "rear" else (0.82, 0.84, 0.86)
     lw, lz, lh = rng.uniform(0.22, 0.4), belt - rng.uniform(0.3, 0.36), rng.uniform(0.13, 0.26)
@@ -118,7 +121,7 @@ def _car_end(rng: np.random.Generator, width: float, belt: float, colour: np.nda
     _rect(image, width / 2 - 0.26, 0.44, width / 2 + 0.26, 0.55, (0.8, 0.8, 0.76))
     _underside(image, [(0.05, 0.26), (width - 0.26, width - 0.05)], 0.2)
     corner = image[..., 3].copy()  # rounded shoulders
-    h, w = corner.shape
+    w = corner.shape[1]
     for i in range(10):
         cut = round((1 - np.sqrt(1 - (1 - i / 10) ** 2)) * 8)
         corner[i, :cut] = corner[i, w - cut :] = 0
@@ -126,7 +129,7 @@ def _car_end(rng: np.random.Generator, width: float, belt: float, colour: np.nda
     return _finish(image)
 
 
-def _pane(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+def _pane(rng: np.random.Generator, colour: np.ndarray) -> Texture:
     """Windscreen or rear window with its frame."""
     image = _plate(rng, 0.6, 1.5, colour)
     h, w = image.shape[:2]
@@ -153,7 +156,7 @@ def _wheel(image: np.ndarray, x: float, radius: float, rim: float) -> None:
 
 
 def _car_side(rng: np.random.Generator, length: float, height: float, belt: float,
-              glass: tuple[float, float, float, float], colour: np.ndarray) -> np.ndarray:  # fmt: skip
+              glass: tuple[float, float, float, float], colour: np.ndarray) -> Texture:  # fmt: skip
     """The whole side, rear end left."""
     image = _plate(rng, height, length, colour)
     h, w = image.shape[:2]
@@ -164,7 +167,12 @@ def _car_side(rng: np.random.Generator, length: float, height: float, belt: floa
     keep = np.zeros((h, w), np.float32)
     cv2.fillPoly(keep, [np.round(np.array(outline) * 16).astype(np.int32)], 1.0, cv2.LINE_AA, shift=4)
     pillar = 0.1 * _PPM
-    window = [(a0 + pillar * 1.6, shoulder - 3), (a1 + pillar, top + 6), (b1 - pillar * 0.4, top + 6), (b0 - pillar * 1.8, shoulder - 3)]
+    window = [
+        (a0 + pillar * 1.6, shoulder - 3),
+        (a1 + pillar, top + 6),
+        (b1 - pillar * 0.4, top + 6),
+        (b0 - pillar * 1.8, shoulder - 3),
+    ]
     cv2.fillPoly(image, [np.round(np.array(window)).astype(np.int32)], (0.1, 0.115, 0.13, 1.0), cv2.LINE_AA)
     shine = [(a1 + 14, top + 8), (a1 + 44, top + 8), (a1 + 20, shoulder - 5), (a1 - 4, shoulder - 5)]
     cv2.fillPoly(image, [np.round(np.array(shine)).astype(np.int32)], (0.2, 0.225, 0.25, 1.0), cv2.LINE_AA)
@@ -180,7 +188,7 @@ def _car_side(rng: np.random.Generator, length: float, height: float, belt: floa
     return _finish(image)
 
 
-def _box_side(rng: np.random.Generator, kind: str, length: float, height: float, colour: np.ndarray) -> np.ndarray:
+def _box_side(rng: np.random.Generator, kind: str, length: float, height: float, colour: np.ndarray) -> Texture:
     image = _plate(rng, height, length, colour)
     glass = (0.1, 0.12, 0.14)
     if kind == "bus":
@@ -195,13 +203,13 @@ def _box_side(rng: np.random.Generator, kind: str, length: float, height: float,
     else:
         _rect(image, length - 2.0, 1.2, length - 0.7, height - 0.3, glass)
         _rect(image, length * 0.45, 0.4, length * 0.455, height - 0.2, colour * 0.5)
-    _underside(image, [], 0.35)
+    _underside(image, [], _CLEAR[kind])
     for x in (0.18, 0.26, 0.84) if kind == "truck" else (0.2, 0.8):
         _wheel(image, x * length, 0.45 if kind != "van" else 0.35, 0.4)
     return _finish(image)
 
 
-def _box_end(rng: np.random.Generator, kind: str, width: float, height: float, colour: np.ndarray, end: str) -> np.ndarray:
+def _box_end(rng: np.random.Generator, kind: str, width: float, height: float, colour: np.ndarray, end: str) -> Texture:
     image = _plate(rng, height, width, colour)
     glass = np.array((0.12, 0.14, 0.16))
     if end == "front" or kind != "truck":
@@ -215,7 +223,7 @@ def _box_end(rng: np.random.Generator, kind: str, width: float, height: float, c
         _rect(image, x, 0.6, x + 0.3, 0.78, lamp)
     _rect(image, 0, 0.35, width, 0.55, (0.09, 0.09, 0.09))
     _rect(image, width / 2 - 0.26, 0.6, width / 2 + 0.26, 0.72, (0.8, 0.8, 0.75))
-    _underside(image, [(0.08, 0.4), (width - 0.4, width - 0.08)], 0.35)
+    _underside(image, [(0.08, 0.4), (width - 0.4, width - 0.08)], _CLEAR[kind])
     return _finish(image)
 
 
@@ -235,23 +243,46 @@ def draw_vehicle(canvas: Canvas, car: Vehicle, foot: tuple[float, float], headin
     if oncoming:
         a0, a1, b1, b0 = length - b0, length - b1, length - a1, length - a0
     belt, top, roof_half = car.belt, car.height, half * 0.8
-    plain = np.tile((np.clip(np.append(car.colour, 1), 0, 1) * 255).astype(np.uint8), (4, 4, 1))
-    faces: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    faces: list[tuple[np.ndarray, Texture, np.ndarray]] = []
     for side, name in ((1, "left"), (-1, "right")):
-        order = slice(None, None, -1) if (side > 0) != oncoming else slice(None)
+        mirrored = (side > 0) != oncoming
         ends = (length, 0.0) if side > 0 else (0.0, length)
-        lower = world((ends[0], side * half, belt), (ends[1], side * half, belt), (ends[1], side * half, 0.0), (ends[0], side * half, 0.0))
-        faces.append((lower, car.side[:, order], lights[name]))
+        lower = world(
+            (ends[0], side * half, belt),
+            (ends[1], side * half, belt),
+            (ends[1], side * half, 0.0),
+            (ends[0], side * half, 0.0),
+        )
+        faces.append((lower, car.side.flipped if mirrored else car.side, lights[name]))
         if car.cabin is not None:
-            upper = world((ends[0], side * roof_half, top), (ends[1], side * roof_half, top), (ends[1], side * half, belt), (ends[0], side * half, belt))
-            faces.append((upper, car.cabin[:, order], lights[name]))
+            upper = world(
+                (ends[0], side * roof_half, top),
+                (ends[1], side * roof_half, top),
+                (ends[1], side * half, belt),
+                (ends[0], side * half, belt),
+            )
+            faces.append((upper, car.cabin.flipped if mirrored else car.cabin, lights[name]))
     if car.pane is not None:
-        faces.append((world((a1, roof_half, top), (a1, -roof_half, top), (a0, -half, belt), (a0, half, belt)), car.pane, lights["end"]))
-        faces.append((world((b1, roof_half, top), (b1, -roof_half, top), (a1, -roof_half, top), (a1, roof_half, top)), plain, lights["top"]))
-        faces.append((world((a0, half, belt), (a0, -half, belt), (0, -half, belt), (0, half, belt)), plain, lights["top"]))
+        faces.append(
+            (
+                world((a1, roof_half, top), (a1, -roof_half, top), (a0, -half, belt), (a0, half, belt)),
+                car.pane,
+                lights["end"],
+            )
+        )
+        faces.append(
+            (
+                world((b1, roof_half, top), (b1, -roof_half, top), (a1, -roof_half, top), (a1, roof_half, top)),
+                car.plain,
+                lights["top"],
+            )
+        )
+        faces.append(
+            (world((a0, half, belt), (a0, -half, belt), (0, -half, belt), (0, half, belt)), car.plain, lights["top"])
+        )
     end = car.front if oncoming else car.rear
     faces.append((world((0, half, belt), (0, -half, belt), (0, -half, 0), (0, half, 0)), end, lights["end"]))
     for corners, texture, light in faces:
         if facing(canvas, corners):
-            canvas.quad(corners, np.ascontiguousarray(texture), car.label, light, snug=True)
+            canvas.quad(corners, texture, car.label, light, snug=True)
     return world(*[(x, y, z) for x in (0.0, length) for y in (-half, half) for z in (0.0, top)])

@@ -38,10 +38,26 @@ def softmax_distance(logits: Tensor, scaling: Scaling = "fixed") -> Tensor:
 
 def uncertainty_maps(logits: Tensor, scaling: Scaling = "fixed") -> tuple[Tensor, Tensor]:
     """`softmax_entropy` and `softmax_distance` of the same logits, with one softmax for both."""
-    entropy, margin = _entropy_and_margin(logits)
+    entropy, margin = entropy_and_margin(logits)
     if scaling == "fixed":
         return entropy / math.log(logits.shape[1]), 1 - margin
     return truncate_8bit(reference_entropy(entropy)), truncate_8bit(reference_distance(margin))
+
+
+def entropy_and_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy in nats and p1 - p2, float32 [B, 1, h, w].
+
+    p * log p from log_softmax: where p underflows to 0 the original has 0 * -inf = NaN and loses the map (spec 1.4).
+    The runner-up by masking the maximum, since a top-2 over channels is many times slower on every backend.
+    """
+    log_p = F.log_softmax(logits.float(), 1)
+    entropy = -(log_p.exp() * log_p).sum(1, keepdim=True)
+    best = log_p.amax(1, keepdim=True)
+    is_best = log_p == best
+    second = torch.where(is_best, log_p.new_tensor(-1e30), log_p).amax(1, keepdim=True)
+    tied = is_best.float().sum(1, keepdim=True) > 1.5
+    margin = best.exp() - torch.where(tied, best, second).exp()
+    return entropy.clamp(min=0), margin
 
 
 def reference_entropy(entropy: Tensor) -> Tensor:
@@ -109,22 +125,6 @@ def _one_minus_cosine(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     squared = (a.square().sum(1, keepdim=True) + eps) * (b.square().sum(1, keepdim=True) + eps)
     similarity = ((a * b).sum(1, keepdim=True) + eps) * torch.rsqrt(squared)
     return (1 - similarity).clamp(0, 1)
-
-
-def _entropy_and_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Entropy in nats and p1 - p2, float32 [B, 1, h, w].
-
-    p * log p from log_softmax: where p underflows to 0 the original has 0 * -inf = NaN and loses the map (spec 1.4).
-    The runner-up by masking the maximum, since a top-2 over channels is many times slower on every backend.
-    """
-    log_p = F.log_softmax(logits.float(), 1)
-    entropy = -(log_p.exp() * log_p).sum(1, keepdim=True)
-    best = log_p.amax(1, keepdim=True)
-    is_best = log_p == best
-    second = torch.where(is_best, log_p.new_tensor(-1e30), log_p).amax(1, keepdim=True)
-    tied = is_best.float().sum(1, keepdim=True) > 1.5
-    margin = best.exp() - torch.where(tied, best, second).exp()
-    return entropy.clamp(min=0), margin
 
 
 def _guarded(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import yaml
@@ -68,7 +69,7 @@ def fit(objective: Objective, dataset: Dataset[Any], config: LoopConfig, run: Pa
         average.update_parameters(trained)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
-            log.write(done, config, {k: float(v) for k, v in losses.items()}, float(norm))
+            log.write(done, config, {k: float(v.detach()) for k, v in losses.items()}, float(norm))
         out_of_time = config.minutes > 0 and time.monotonic() - started > 60 * config.minutes
         if done % config.checkpoint_every == 0 or done == config.steps or out_of_time:
             save_checkpoint(run, done, _both(trained, average), optimizer.state_dict())
@@ -81,6 +82,7 @@ def start_run(run: Path, config: Any, *, resume: bool) -> None:
     """Make the run folder with config.yaml and environment.json; ValueError if it holds a run and `resume` is off."""
     if not resume and run.exists() and any(run.iterdir()):
         raise ValueError(f"{run} holds a run already: give another --run, or --resume true to go on with it")
+    cv2.setNumThreads(0)  # before any worker is forked: OpenCV's own threads do not survive a fork and would hang it
     run.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
@@ -103,9 +105,6 @@ def _batches(dataset: Dataset[Any], config: LoopConfig, first: int) -> Iterator[
 
 
 def _one_thread(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 

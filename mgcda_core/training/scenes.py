@@ -23,6 +23,7 @@ from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.segmentation import build_segmentation
 
+TEACHER_SIZE = (384, 768)
 HELD_OUT = 10
 """Every tenth cut-out object is kept for validation."""
 
@@ -87,7 +88,7 @@ def _refined(scene: Scene, table: np.ndarray, teacher: nn.Module | None, confide
         return Scene(scene.image, hard.astype(np.uint8), scene.name)
     device = next(teacher.parameters()).device
     image = torch.from_numpy(scene.image).to(device).permute(2, 0, 1)[None].float() / 255
-    logits = teacher(F.interpolate(image, (512, 1024), mode="bilinear", align_corners=False, antialias=True))
+    logits = teacher(F.interpolate(image, TEACHER_SIZE, mode="bilinear", align_corners=False, antialias=True))
     probability = F.interpolate(logits.softmax(1), scene.label.shape, mode="bilinear", align_corners=False)[0]
     options = torch.from_numpy(allowed).to(device).permute(2, 0, 1)
     chosen = (probability + 1e-6).masked_fill(~options, 0).argmax(0)

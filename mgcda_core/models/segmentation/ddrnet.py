@@ -1,7 +1,7 @@
 """DDRNet-23-slim, the real-time segmentation network: two resolutions that exchange features.
 
 Source: Hong, Pan, Sun, Jia, "Deep Dual-resolution Networks for Real-time and Accurate Semantic Segmentation of Road
-Scenes" (arXiv 2101.06085), table 1 and figure 4 (DAPPM). The published base width is 32 channels.
+Scenes" (arXiv 2101.06085). The published base width is 32 channels.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class DDRNet23Slim(nn.Module):
     def training_logits(self, x: Tensor) -> list[Tensor]:
         """[main, auxiliary] logits f32 [B,classes,H,W]; the auxiliary head reads the detail stream after stage 3."""
         if self.auxiliary_head is None:
-            raise RuntimeError("this DDRNet was built without its auxiliary head; build it with auxiliary=True to train")
+            raise RuntimeError("this DDRNet has no auxiliary head; build it with auxiliary=True to train")
         streams = self._streams(x)
         logits = [self._logits(streams), self.auxiliary_head(streams[4])]
         return [resize(y.float(), x.shape[-2:]) for y in logits]

@@ -128,7 +128,7 @@ class DeepLabV3Plus(nn.Module):
         return resize_aligned(logits.float(), size or x.shape[-2:])
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Trunk maps of strides 2, 4, 8 and 8 (after mod2 to mod5, before any activation) with 2, 4, 8, 16 stem widths."""
+        """Trunk maps after mod2 to mod5, not rectified: strides 2, 4, 8, 8 with 2, 4, 8, 16 stem widths."""
         maps = [self._skip(x)]
         maps.append(self.mod3(self.pool3(maps[0])))
         maps.append(self.mod4(maps[1]))

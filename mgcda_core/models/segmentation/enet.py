@@ -16,8 +16,8 @@ def _unit(conv: nn.Conv2d, activation: type[nn.Module]) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(conv.out_channels), activation()]
 
 
-def _conv(inputs: int, outputs: int, kernel: int, **options: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, bias=False, **options)
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
 
 
 class InitialBlock(nn.Module):
@@ -101,7 +101,7 @@ class Upsampling(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, size: torch.Size) -> Tensor:
         """[B,inputs,h,w], positions [B,outputs,h,w] -> [B,outputs,*size]."""
-        main = F.max_unpool2d(self.main_conv1(x), positions, 2, output_size=list(size))
+        main = F.max_unpool2d(self.main_conv1(x), positions, [2, 2], output_size=list(size))
         branch = self.ext_tconv1(self.ext_conv1(x), output_size=list(size))
         branch = self.ext_regul(self.ext_conv2(F.relu(self.ext_tconv1_bnorm(branch))))
         return F.relu(main + branch)

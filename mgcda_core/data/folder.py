@@ -1,0 +1,129 @@
+"""A labelled set as two folders, images and masks, paired by file stem; any label values, mapped to 0, 1, 255."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mgcda_core.config import ConfigError
+from mgcda_core.data.sample import IMAGE_SUFFIXES, DataError, read_rgb
+from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image with its anomaly label."""
+
+    image: np.ndarray
+    """uint8 [H, W, 3] RGB."""
+    label: np.ndarray
+    """uint8 [H, W]: 0 normal, 1 anomaly, 255 ignore."""
+    stem: str
+
+
+class LabelledFolder:
+    """Images and masks of the same stem, whatever their extensions; read when indexed.
+
+    `anomaly_values`, `ignore_values` and `normal_values` are the mask values that mean 1, 255 and 0. Any other value
+    in a mask is an error: a wrong flag must not pass as a bad score. Masks without an image are left out. Raises
+    ConfigError for a value in two lists, DataError for a missing folder, an empty one, two files of one stem in one
+    folder, or an image without a mask.
+    """
+
+    def __init__(
+        self,
+        images: str | Path,
+        masks: str | Path,
+        anomaly_values: Sequence[int] = (1,),
+        ignore_values: Sequence[int] = (255,),
+        normal_values: Sequence[int] = (0,),
+    ) -> None:
+        self.anomaly_values, self.ignore_values = tuple(anomaly_values), tuple(ignore_values)
+        self._meaning = _meaning(anomaly_values, ignore_values, normal_values)
+        found, labels = _by_stem(Path(images)), _by_stem(Path(masks))
+        missing = [path for stem, path in found.items() if stem not in labels]
+        if missing:
+            raise DataError(f"{missing[0]} has no mask: {masks} holds no image file named {missing[0].stem}.*"
+                            f"{f' ({len(missing)} images lack one)' if len(missing) > 1 else ''}")  # fmt: skip
+        self.pairs = tuple((path, labels[stem]) for stem, path in found.items())
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Reads one pair; DataError names the file that is unreadable, of another size, or holds an unknown value."""
+        image_path, mask_path = self.pairs[index]
+        image, mask = read_rgb(image_path), read_mask(mask_path)
+        if image.shape[:2] != mask.shape:
+            raise DataError(
+                f"{mask_path} is {mask.shape[0]}x{mask.shape[1]} pixels (height x width), its image {image_path} "
+                f"{image.shape[0]}x{image.shape[1]}: they must have the same size"
+            )
+        return LabelledImage(image, self._label(mask, mask_path), image_path.stem)
+
+    def _label(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        label = np.zeros(mask.shape, np.uint8)
+        for value in np.unique(mask):
+            if int(value) not in self._meaning:
+                raise DataError(
+                    f"{path} holds the value {value}, which has no meaning yet: "
+                    f"name it with --anomaly_values, --ignore_values or --normal_values "
+                    f"(now {_listed(self._meaning, ANOMALY)}, {_listed(self._meaning, IGNORE)} and "
+                    f"{_listed(self._meaning, NORMAL)})"
+                )
+            label[mask == value] = self._meaning[int(value)]
+        return label
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Mask file -> its values, uint8 or uint16 [H, W]. Colour files pass if their channels are equal; else DataError."""
+    try:
+        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    except cv2.error:  # sizes beyond OpenCV's limit
+        mask = None
+    if mask is None:
+        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    if mask.ndim == 3:
+        if not ((mask[..., 0] == mask[..., 1]) & (mask[..., 0] == mask[..., 2])).all():
+            raise DataError(f"{path} is a colour picture: a mask is one channel of label values, not of colours")
+        mask = mask[..., 0]
+    if mask.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{path} holds {mask.dtype} values: a mask holds 8- or 16-bit whole numbers")
+    return mask
+
+
+def _meaning(anomaly: Sequence[int], ignore: Sequence[int], normal: Sequence[int]) -> dict[int, int]:
+    meaning: dict[int, int] = {}
+    for values, label in ((anomaly, ANOMALY), (ignore, IGNORE), (normal, NORMAL)):
+        for value in values:
+            if meaning.setdefault(int(value), label) != label:
+                raise ConfigError(
+                    f"the mask value {value} is named twice: "
+                    "it can be in one of --anomaly_values, --ignore_values, --normal_values"
+                )
+    if ANOMALY not in meaning.values():
+        raise ConfigError("anomaly_values is empty: name the mask values that mean an anomaly")
+    return meaning
+
+
+def _listed(meaning: dict[int, int], label: int) -> str:
+    return ",".join(str(value) for value, meant in sorted(meaning.items()) if meant == label) or "none"
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give the folder with the files themselves")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise DataError(f"{found[path.stem]} and {path} have the same stem: keep one of them")
+        found[path.stem] = path
+    if not found:
+        raise DataError(f"{folder} holds no image ({' '.join(IMAGE_SUFFIXES)})")
+    return found

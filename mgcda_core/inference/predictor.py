@@ -1,0 +1,75 @@
+"""Images in, predictions out: the facade that commands, the ROS node and users call."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from mgcda_core.config import SegmenterConfig
+from mgcda_core.inference.backend import Backend, open_backend
+from mgcda_core.inference.encodings import MIN_SIDE
+from mgcda_core.prediction import Prediction
+
+
+class Predictor:
+    """Callable uint8 [H, W, 3] RGB -> `Prediction`. One thread at a time.
+
+    `threshold` in [0, 1] is the score from which a pixel is masked; None takes the weights' own. It may be set at any
+    time and holds from the next image on.
+    """
+
+    def __init__(self, backend: Backend, threshold: float | None = None) -> None:
+        self.backend = backend
+        self.threshold = backend.config.threshold if threshold is None else threshold
+
+    @property
+    def threshold(self) -> float:
+        """Score in [0, 1] at and above which a pixel belongs to the mask."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"threshold is {value}; it must lie in [0, 1]")
+        self._threshold = float(value)
+
+    @property
+    def config(self) -> SegmenterConfig:
+        """The chain's configuration."""
+        return self.backend.config
+
+    def __call__(self, image: np.ndarray) -> Prediction:
+        """Predict one image uint8 [H, W, 3] RGB of any size from 2x2 on.
+
+        Raises ValueError for another dtype, shape or a smaller frame, RuntimeError if the network's output is not
+        finite.
+        """
+        check_image(image)
+        started = time.perf_counter()
+        logits, segmentation = self.backend.run(image)
+        elapsed_ms = 1000.0 * (time.perf_counter() - started)
+        # NaN compares false with every threshold: without this check a broken network would report a clear road.
+        if not np.isfinite(logits).all():
+            raise RuntimeError(f"{self.backend.name} gave logits that are not finite: the weights are damaged")
+        return Prediction(logits, self.threshold, segmentation, {"inference": elapsed_ms})
+
+
+def load(name: str | Path = "lite", device: str = "auto", threshold: float | None = None) -> Predictor:
+    """Predictor from a shipped name, a .safetensors path or an https url.
+
+    `device` is "auto", "cpu", "cuda" or "cuda:N". Raises ValueError or OSError naming the file and the remedy.
+    """
+    return Predictor(open_backend(name, device), threshold)
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises ValueError unless `image` is a uint8 [H, W, 3] array of at least 2x2 pixels."""
+    expected = f"expected uint8 [H, W, 3] RGB of at least {MIN_SIDE}x{MIN_SIDE} pixels"
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image is a {type(image).__name__}; {expected}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"image is {image.dtype} {list(image.shape)}; {expected}")
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise ValueError(f"image is {image.shape[0]}x{image.shape[1]} pixels (height x width); {expected}")

@@ -1,0 +1,74 @@
+"""The chain in PyTorch, on the CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mgcda_core.config import SegmenterConfig
+from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
+from mgcda_core.models.loading import load_strict
+from mgcda_core.weights.resolve import Weights
+
+
+class TorchBackend:
+    """AnomalySegmenter with loaded weights; implements `inference.backend.Backend`.
+
+    Raises ValueError if the device does not exist, and one error listing every key of the weights that does not fit.
+    """
+
+    def __init__(self, weights: Weights, device: str = "auto") -> None:
+        self.name = f"torch {weights.name}"
+        self.config: SegmenterConfig = weights.config
+        self.sha256 = weights.sha256
+        self._device = pick_device(device)
+        self.model = AnomalySegmenter(weights.config)
+        load_strict(self.model, weights.state, weights.name)
+        self.model.eval().requires_grad_(False)
+        self.model.to(device=self._device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    @property
+    def device(self) -> str:
+        """`cpu`, or the GPU's number and name."""
+        if self._device.type != "cuda":
+            return str(self._device)
+        return f"{self._device} {torch.cuda.get_device_name(self._device)}"
+
+    @torch.inference_mode()
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
+        batch = self._batch(image)
+        size = (image.shape[0], image.shape[1])
+        stages = self.model.stages(batch)
+        logits = self.model.to_input_size(self.model.compare(stages), stages, size)[0]
+        classes = F.interpolate(stages.segmentation[:, None].float(), size, mode="nearest-exact")[0, 0]
+        return logits.float().cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
+
+    @torch.inference_mode()
+    def segmentation_logits(self, image: np.ndarray) -> Tensor:
+        """uint8 [H, W, 3] RGB -> closed-set logits float32 [1, 19, h, w] at the segmentation's working size."""
+        return self.model.segmentation_logits(self._batch(image))
+
+    def _batch(self, image: np.ndarray) -> Tensor:
+        # torch refuses negative strides and warns about read-only memory (bytes of a ROS message): then a copy it is.
+        writable = np.require(image, requirements=["C", "W"])
+        return torch.from_numpy(writable).permute(2, 0, 1)[None].to(self._device)
+
+
+def pick_device(device: str) -> torch.device:
+    """ "auto" (the GPU if there is one), "cpu", "cuda" or "cuda:N". Raises ValueError for what is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        picked = torch.device(device)
+    except RuntimeError:
+        picked = None
+    if picked is None or picked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:N")
+    if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} is not there: PyTorch sees {torch.cuda.device_count()} GPUs; use cpu or auto"
+        )
+    return picked
