@@ -7,10 +7,11 @@ from setuptools import find_packages, setup
 PACKAGE = "mgcda_ros"
 
 train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.35"]
-evaluate = ["scipy", "matplotlib", "jsonargparse[signatures]>=4.35"]
+evaluate = ["jsonargparse[signatures]>=4.35"]
 export = ["onnx>=1.16", "onnxscript", "onnxruntime"]
 bag = ["rosbags>=0.10"]
-dev = ["pytest", "pytest-timeout", "hypothesis", "ruff", "pyright", "import-linter"]
+test = ["pytest", "pytest-timeout", "hypothesis", "scikit-learn"]
+dev = ["ruff", "pyright", "import-linter"]
 
 
 def files(folder: str, pattern: str) -> list[str]:
@@ -46,7 +47,8 @@ setup(
         "tensorrt": ["tensorrt"],
         "bag": bag,
         "hf": ["transformers"],
-        "dev": [*train, *evaluate, *export, *bag, *dev],
+        "test": test,  # colcon test runs pytest only if it finds it here
+        "dev": [*train, *evaluate, *export, *bag, *test, *dev],
     },
     zip_safe=False,
     entry_points={"console_scripts": ["mgcda_node = mgcda_ros.node:main", "mgcda = mgcda_core.cli:main"]},

@@ -12,6 +12,11 @@ from sensor_msgs.msg import CameraInfo, Image
 from mgcda_ros import parameters
 from mgcda_ros.messages import is_calibrated
 
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
+
 
 class ImageInput:
     """Subscribes `image` (KEEP_LAST 1: an older frame is never wanted) and `camera_info` while it is open."""
@@ -56,7 +61,16 @@ class ImageInput:
 
     def _subscribe_images(self) -> None:
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self.reliability)
-        self._images = self._node.create_subscription(Image, "image", self._on_image, qos)
+        events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible)
+        self._images = self._node.create_subscription(Image, "image", self._on_image, qos, event_callbacks=events)
+
+    def _on_incompatible(self, event: object) -> None:
+        # rclpy's own warning would say that no image will come; with auto it does, follow_publishers sees to it.
+        if parameters.read(self._node).reliability != "auto":
+            self._node.get_logger().warning(
+                f"a publisher of {self.topic} is best effort, this subscription reliable: no image will come from it; "
+                "set the parameter reliability to auto"
+            )
 
     def _wanted(self) -> ReliabilityPolicy:
         publishers = self._node.get_publishers_info_by_topic(self.topic)

@@ -10,6 +10,8 @@ import torch
 
 from mgcda_core.config import DissimilarityConfig, SegmentationConfig, SegmenterConfig, SynthesisConfig
 
+torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much where the cores are shared
+
 TINY = SegmenterConfig(
     segmentation=SegmentationConfig(architecture="ddrnet23_slim", width=8, size=(64, 128)),
     synthesis=SynthesisConfig(ngf=4, hidden=4, z_dim=8, encoder_width=4, size=(64, 128)),

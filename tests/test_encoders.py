@@ -21,7 +21,9 @@ def _count(module: nn.Module) -> int:
         (Vgg19Slices, 12_944_960, "slice1.0.weight", "slice5.28.bias"),
     ],
 )
-def test_published_widths_have_the_published_keys(make: type[nn.Module], parameters: int, first: str, last: str) -> None:
+def test_published_widths_have_the_published_keys(
+    make: type[nn.Module], parameters: int, first: str, last: str
+) -> None:
     with torch.device("meta"):
         net = make()
     keys = list(net.state_dict())
@@ -54,7 +56,14 @@ def test_torchvision_state_dict_lands_on_the_right_layers() -> None:
     state = _torchvision_state(widths)
     net = Vgg16Layers()
     net.load_torchvision(state, "vgg16.pth")
-    for key, index in {"layer1.0": 0, "layer1.2": 2, "layer2.1": 5, "layer3.5": 14, "layer4.1": 17, "layer4.5": 21}.items():
+    for key, index in {
+        "layer1.0": 0,
+        "layer1.2": 2,
+        "layer2.1": 5,
+        "layer3.5": 14,
+        "layer4.1": 17,
+        "layer4.5": 21,
+    }.items():
         assert float(net.state_dict()[f"{key}.bias"][0]) == index
     del state["features.14.bias"]
     with pytest.raises(StateDictError, match=r"vgg16\.pth.*layer3\.5\.bias"):

@@ -9,13 +9,13 @@ from torch import nn
 from mgcda_core.models.loading import StateDictError, load_strict
 
 
-def _net() -> nn.Module:
+def _net() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
 
 
 def test_bare_and_data_parallel_keys_load() -> None:
     source, bare, prefixed = _net(), _net(), _net()
-    nn.init.normal_(source[1].weight)
+    nn.init.normal_(source[1].get_parameter("weight"))
     load_strict(bare, source.state_dict(), "bare.pth")
     load_strict(prefixed, {f"module.{k}": v for k, v in source.state_dict().items()}, "prefixed.pth")
     for key, value in source.state_dict().items():

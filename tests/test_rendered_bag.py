@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -20,6 +21,7 @@ from mgcda_core.data.rendered_bag import (
     frames_to_bag,
     render_drive,
 )
+from mgcda_core.evaluation.drive import render
 from mgcda_core.inference.sources import open_source
 
 
@@ -103,3 +105,18 @@ def test_impossible_drives_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rate_hz"):
         frames_to_bag([], tmp_path / "c", rate_hz=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_render_takes_frames_from_a_source(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), np.full((20, 30, 3), 40 * i, np.uint8))
+    out = render(tmp_path / "bag", source=str(tmp_path / "images"), rate_hz=10)
+    assert [int(f.image[0, 0, 0]) for f in open_source(out)] == [0, 40, 80]
+    again = render(tmp_path / "bag2", source=str(out))
+    assert [f.stamp_ns for f in open_source(again)] == [f.stamp_ns for f in open_source(out)]
+    with pytest.raises(ValueError, match="overwrite the source"):
+        render(out, source=str(out))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        render(tmp_path / "bag3", source=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "bag3").exists()

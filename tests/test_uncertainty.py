@@ -27,7 +27,9 @@ def test_uniform_softmax_has_entropy_ln_19() -> None:
 
 
 def test_reference_scaling_is_not_a_min_max() -> None:
-    assert torch.allclose(u.reference_entropy(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).flatten(), torch.tensor([0, 0.5]))
+    assert torch.allclose(
+        u.reference_entropy(torch.tensor([1.0, 2.0]).view(1, 1, 1, 2)).flatten(), torch.tensor([0, 0.5])
+    )
     distance = u.reference_distance(torch.tensor([0.2, 0.8]).view(1, 1, 1, 2)).flatten()
     assert torch.allclose(distance, torch.tensor([1.0, 0.25]))
 

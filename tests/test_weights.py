@@ -144,15 +144,14 @@ def test_a_pickle_is_refused_unopened(tmp_path: Path, new_format: bool):
 
 
 def test_a_safetensors_header_that_starts_like_a_pickle_is_read(tmp_path: Path):
-    """A header of 0x280 bytes begins with 80 02, as a pickle does; pad until one comes out."""
+    """The file begins with the header's length: 80 .. for some lengths, as a pickle does; pad until one comes out."""
     path = tmp_path / "x.safetensors"
-    starts = set()
-    for pad in range(0, 4096, 8):
+    for pad in range(0, 264, 8):
         save_weights(path, {"a": torch.ones(1)}, CONFIG, "x", {"pad": "p" * pad})
-        starts.add(path.read_bytes()[0])
         if path.read_bytes()[0] == 0x80:
             assert load_weights(path).state["a"] == 1
-    assert 0x80 in starts
+            return
+    pytest.fail("no header length ended in 0x80")
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path):

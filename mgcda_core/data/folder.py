@@ -80,7 +80,7 @@ class LabelledFolder:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Mask file -> its values, uint8 or uint16 [H, W]. Colour files pass if their channels are equal; else DataError."""
+    """Mask file -> values uint8 or uint16 [H, W]; DataError unless it is grey, or colour with equal channels."""
     try:
         mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     except cv2.error:  # sizes beyond OpenCV's limit

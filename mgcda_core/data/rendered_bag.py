@@ -19,7 +19,7 @@ ANOMALY_TOPIC, LABELS_TOPIC = "/truth/anomaly", "/truth/labels"
 FRAME_ID = "camera_optical_frame"
 START_NS = 1_700_000_000_000_000_000
 """Stamp of the first frame where the source has none, nanoseconds since the epoch; fixed, so that bags repeat."""
-DEMO_SEED = DEMO_SEED_BASE + 7
+DEMO_SEED = DEMO_SEED_BASE + 33
 HORIZONTAL_FOV, CAMERA_HEIGHT = 1.2, 1.5
 """Of the drive's level camera, radians and metres: the node's defaults, so that its hazards stand where they should."""
 

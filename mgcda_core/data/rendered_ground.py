@@ -251,7 +251,7 @@ def expose(image: np.ndarray, camera_seed: int, noise_seed: int) -> np.ndarray:
     yy = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
     xx = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2
     vignette = 1 - np.float32(rng.uniform(0, 0.14)) * (xx + yy)
-    gain = (level * (1 + rng.normal(0, 0.02, 3))).astype(np.float32)
+    gain = (level * (1 + rng.normal(0, 0.014, 3))).astype(np.float32)
     image *= vignette[..., None] * gain
     knee = np.float32(0.78)  # bright parts roll off softly instead of clipping
     bright = image > knee

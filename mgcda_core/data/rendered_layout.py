@@ -243,6 +243,7 @@ def _traffic(rng: np.random.Generator, road: Road, reach: tuple[float, float], d
         things.append(_vehicle(rng, kind, rng.uniform(14, 60), rng.uniform(-0.4, 0.4), False, 8.0))
     for _ in range(int(rng.integers(0, 4))):
         lane = road.sides[1] - (rng.uniform(3.6, 4.4) if road.sides[1] > 5.5 else 1.9)
-        kind = str(rng.choice(_VEHICLES, p=_SHARES))
-        things.append(_vehicle(rng, kind, rng.uniform(10, reach[1]), lane, True, -9.0))
+        oncoming = _vehicle(rng, str(rng.choice(_VEHICLES, p=_SHARES)), rng.uniform(10, reach[1]), lane, True, -9.0)
+        if lane > 2.4:  # on a road of one lane there is none
+            things.append(oncoming)
     return things

@@ -133,18 +133,20 @@ def _bag(rng: np.random.Generator) -> Painted:
     return sprite, rng.uniform(0.35, 0.95)
 
 
+_COATS = (
+    (0.45, 0.32, 0.2),
+    (0.3, 0.22, 0.15),
+    (0.75, 0.7, 0.62),
+    (0.12, 0.1, 0.09),
+    (0.6, 0.45, 0.28),
+    (0.5, 0.48, 0.45),
+)
+
+
 def _animal(rng: np.random.Generator) -> Painted:
     """A four-legged animal from the side: dog, deer, sheep, cow, boar by proportions."""
     sprite = Sprite(150, 230)
-    coats = [
-        (0.45, 0.32, 0.2),
-        (0.3, 0.22, 0.15),
-        (0.75, 0.7, 0.62),
-        (0.12, 0.1, 0.09),
-        (0.6, 0.45, 0.28),
-        (0.5, 0.48, 0.45),
-    ]
-    coat = _skin(rng, sprite.size, np.asarray(coats[rng.integers(6)]) * rng.uniform(0.8, 1.2))
+    coat = _skin(rng, sprite.size, np.asarray(_COATS[rng.integers(len(_COATS))]) * rng.uniform(0.8, 1.2))
     leg, girth, length = rng.uniform(0.25, 0.45), rng.uniform(0.11, 0.2), rng.uniform(0.42, 0.7)
     back = 1.0 - leg - girth
     x0, x1 = 0.45, 0.45 + length

@@ -54,44 +54,42 @@ def paint_shadow(mask: np.ndarray, canvas: Canvas, thing: Thing, x: float, y: fl
 
     sun: unit vector towards the sun; cast: darkness of cast shadows, 0 for none.
     """
-    half = thing.width / 2
     if thing.kind == "vehicle":
-        car = vehicle(*thing.variant)
-        c, s = np.cos(heading), np.sin(heading)
-        feet = [(x + c * a - s * b, y + s * a + c * b) for a, b in
-                ((car.length + 0.15, car.width / 2 + 0.12), (car.length + 0.15, -car.width / 2 - 0.12),
-                 (-0.15, -car.width / 2 - 0.12), (-0.15, car.width / 2 + 0.12))]  # fmt: skip
-        _ground_quad(mask, canvas, feet, _BLACK, 0.8)
-        if cast > 0:
-            reach = -sun[:2] / sun[2] * car.height * 0.9
-            hull = np.array(feet + [(a + reach[0], b + reach[1]) for a, b in feet])
-            _ground_hull(mask, canvas, hull, cast)
+        _vehicle_shadow(mask, canvas, thing, x, y, heading, sun, cast)
         return
     if thing.kind in ("facade", "wall", "fence"):
-        if cast == 0:
-            return
-        reach = -sun[:2] / sun[2] * thing.height
-        c, s = np.cos(heading), np.sin(heading)
-        far = (x + c * thing.width, y + s * thing.width)
-        feet = [(far[0] + reach[0], far[1] + reach[1]), (x + reach[0], y + reach[1]), (x, y), far]
-        _ground_quad(mask, canvas, feet, _BLACK, cast)
+        if cast > 0:
+            reach = -sun[:2] / sun[2] * thing.height
+            far = (x + np.cos(heading) * thing.width, y + np.sin(heading) * thing.width)
+            feet = [(far[0] + reach[0], far[1] + reach[1]), (x + reach[0], y + reach[1]), (x, y), far]
+            _ground_quad(mask, canvas, feet, _BLACK, cast)
         return
-    contact = max(half, 0.12) * 1.15
+    half = thing.width / 2
     if thing.lift == 0.0 and thing.kind != "pole":
-        feet = [
-            (x + contact * 0.8, y + contact),
-            (x + contact * 0.8, y - contact),
-            (x - contact * 0.5, y - contact),
-            (x - contact * 0.5, y + contact),
-        ]
+        contact = max(half, 0.12) * 1.15
+        far_x, near_x = x + contact * 0.8, x - contact * 0.5
+        feet = [(far_x, y + contact), (far_x, y - contact), (near_x, y - contact), (near_x, y + contact)]
         _ground_quad(mask, canvas, feet, _CONTACT, 0.6)
-    if thing.texture is not None and cast > 0:
+    if thing.texture is not None and cast > 0:  # the picture itself, laid down away from the sun
         flat = sun[:2] / max(float(np.hypot(*sun[:2])), 1e-6)
         side = np.array((-flat[1], flat[0])) * half
         base = np.array((x, y)) - sun[:2] / sun[2] * thing.lift
         top = base - sun[:2] / sun[2] * thing.height
         feet = [tuple(top + side), tuple(top - side), tuple(base - side), tuple(base + side)]
         _ground_quad(mask, canvas, feet, thing.texture.alpha, cast)
+
+
+def _vehicle_shadow(mask: np.ndarray, canvas: Canvas, thing: Thing, x: float, y: float, heading: float,
+                    sun: np.ndarray, cast: float) -> None:  # fmt: skip
+    car = vehicle(*thing.variant)
+    c, s = np.cos(heading), np.sin(heading)
+    near, far, half = -0.15, car.length + 0.15, car.width / 2 + 0.12
+    outline = ((far, half), (far, -half), (near, -half), (near, half))
+    feet = [(x + c * a - s * b, y + s * a + c * b) for a, b in outline]
+    _ground_quad(mask, canvas, feet, _BLACK, 0.8)
+    if cast > 0:
+        reach = -sun[:2] / sun[2] * car.height * 0.9
+        _ground_hull(mask, canvas, np.array(feet + [(a + reach[0], b + reach[1]) for a, b in feet]), cast)
 
 
 def _contact() -> Texture:
@@ -129,7 +127,7 @@ def paint_thing(canvas: Canvas, thing: Thing, x: float, y: float, heading: float
         c, s = np.cos(heading), np.sin(heading)
         lights = {"end": weather.light((-c, -s, 0.2)), "left": weather.light((-s, c, 0.2)),
                   "right": weather.light((s, -c, 0.2)), "top": weather.light((0, 0, 1.0))}  # fmt: skip
-        return draw_vehicle(canvas, vehicle(*thing.variant), (x, y), heading, thing.oncoming, lights)
+        return draw_vehicle(canvas, thing.variant, (x, y), heading, thing.oncoming, lights)
     if thing.kind == "facade":
         return _paint_house(canvas, thing, x, y, heading, weather)
     if thing.kind in ("wall", "fence"):

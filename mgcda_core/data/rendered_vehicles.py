@@ -227,62 +227,49 @@ def _box_end(rng: np.random.Generator, kind: str, width: float, height: float, c
     return _finish(image)
 
 
-def draw_vehicle(canvas: Canvas, car: Vehicle, foot: tuple[float, float], heading: float, oncoming: bool,
+@functools.lru_cache(maxsize=256)
+def _faces(kind: str, index: int, oncoming: bool) -> tuple[np.ndarray, list[tuple[Texture, str]]]:
+    """Corners float [n, 4, 3] from the middle of the near end, x away from the viewer; texture and side of each."""
+    car = vehicle(kind, index)
+    length, half = car.length, car.width / 2
+    a0, a1, b1, b0 = car.glass
+    if oncoming:
+        a0, a1, b1, b0 = length - b0, length - b1, length - a1, length - a0
+    belt, top, narrow = car.belt, car.height, half * 0.8
+    corners: list[list[tuple[float, float, float]]] = []
+    skins: list[tuple[Texture, str]] = []
+    for out, name in ((1, "left"), (-1, "right")):
+        mirrored = (out > 0) != oncoming
+        first, second = (length, 0.0) if out > 0 else (0.0, length)
+        y, y_roof = out * half, out * narrow
+        corners.append([(first, y, belt), (second, y, belt), (second, y, 0), (first, y, 0)])
+        skins.append((car.side.flipped if mirrored else car.side, name))
+        if car.cabin is not None:
+            corners.append([(first, y_roof, top), (second, y_roof, top), (second, y, belt), (first, y, belt)])
+            skins.append((car.cabin.flipped if mirrored else car.cabin, name))
+    if car.pane is not None:
+        corners.append([(a1, narrow, top), (a1, -narrow, top), (a0, -half, belt), (a0, half, belt)])
+        corners.append([(b1, narrow, top), (b1, -narrow, top), (a1, -narrow, top), (a1, narrow, top)])
+        corners.append([(a0, half, belt), (a0, -half, belt), (0, -half, belt), (0, half, belt)])
+        skins += [(car.pane, "end"), (car.plain, "top"), (car.plain, "top")]
+    corners.append([(0, half, belt), (0, -half, belt), (0, -half, 0), (0, half, 0)])
+    skins.append((car.front if oncoming else car.rear, "end"))
+    return np.array(corners, float), skins
+
+
+def draw_vehicle(canvas: Canvas, variant: tuple[str, int], foot: tuple[float, float], heading: float, oncoming: bool,
                  lights: dict[str, np.ndarray]) -> np.ndarray:  # fmt: skip
     """Paint a vehicle whose near end's middle stands at `foot` (x, y) and which extends along `heading` (radians).
 
     lights: colour factors of "end", "left", "right" and "top" faces. Returns its 8 bounding corners, float [8, 3].
     """
-    length, half = car.length, car.width / 2
+    car = vehicle(*variant)
     c, s = np.cos(heading), np.sin(heading)
-
-    def world(*points: tuple[float, float, float]) -> np.ndarray:
-        return np.array([(foot[0] + c * x - s * y, foot[1] + s * x + c * y, z) for x, y, z in points])
-
-    a0, a1, b1, b0 = car.glass
-    if oncoming:
-        a0, a1, b1, b0 = length - b0, length - b1, length - a1, length - a0
-    belt, top, roof_half = car.belt, car.height, half * 0.8
-    faces: list[tuple[np.ndarray, Texture, np.ndarray]] = []
-    for side, name in ((1, "left"), (-1, "right")):
-        mirrored = (side > 0) != oncoming
-        ends = (length, 0.0) if side > 0 else (0.0, length)
-        lower = world(
-            (ends[0], side * half, belt),
-            (ends[1], side * half, belt),
-            (ends[1], side * half, 0.0),
-            (ends[0], side * half, 0.0),
-        )
-        faces.append((lower, car.side.flipped if mirrored else car.side, lights[name]))
-        if car.cabin is not None:
-            upper = world(
-                (ends[0], side * roof_half, top),
-                (ends[1], side * roof_half, top),
-                (ends[1], side * half, belt),
-                (ends[0], side * half, belt),
-            )
-            faces.append((upper, car.cabin.flipped if mirrored else car.cabin, lights[name]))
-    if car.pane is not None:
-        faces.append(
-            (
-                world((a1, roof_half, top), (a1, -roof_half, top), (a0, -half, belt), (a0, half, belt)),
-                car.pane,
-                lights["end"],
-            )
-        )
-        faces.append(
-            (
-                world((b1, roof_half, top), (b1, -roof_half, top), (a1, -roof_half, top), (a1, roof_half, top)),
-                car.plain,
-                lights["top"],
-            )
-        )
-        faces.append(
-            (world((a0, half, belt), (a0, -half, belt), (0, -half, belt), (0, half, belt)), car.plain, lights["top"])
-        )
-    end = car.front if oncoming else car.rear
-    faces.append((world((0, half, belt), (0, -half, belt), (0, -half, 0), (0, half, 0)), end, lights["end"]))
-    for corners, texture, light in faces:
-        if facing(canvas, corners):
-            canvas.quad(corners, texture, car.label, light, snug=True)
-    return world(*[(x, y, z) for x in (0.0, length) for y in (-half, half) for z in (0.0, top)])
+    turn, origin = np.array([(c, s, 0), (-s, c, 0), (0, 0, 1)]), np.array((*foot, 0.0))
+    corners, skins = _faces(*variant, oncoming)
+    for quad, (texture, name) in zip(corners @ turn + origin, skins, strict=True):
+        if facing(canvas, quad):
+            canvas.quad(quad, texture, car.label, lights[name], snug=True)
+    half = car.width / 2
+    bounds = [(x, y, z) for x in (0.0, car.length) for y in (-half, half) for z in (0.0, car.height)]
+    return np.array(bounds) @ turn + origin

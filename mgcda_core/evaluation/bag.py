@@ -68,9 +68,19 @@ def judge_bag(
     report_path = out / "report.json"
     report_path.unlink(missing_ok=True)
     figures = _figures(result_json)
+    report = {**figures, **_watch(recorded, drive, out, figures["masks_out"], weights, device)}
+    part = report_path.with_suffix(".json.part")
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.replace(report_path)
+    print(report_line(report))
+    return report
+
+
+def _watch(recorded: Path, drive: Path, out: Path, expected: int, weights: str, device: str) -> dict[str, float | None]:
+    """Go through all answered frames once: metrics, video, contact sheet of about SHEET_FRAMES of `expected`."""
     model, msp = PixelMetrics("unit"), PixelMetrics("unit")
     scorer: Scorer | None = None
-    chosen = set(np.linspace(0, max(figures["masks_out"] - 1, 0), SHEET_FRAMES).round().astype(int).tolist())
+    chosen = set(np.linspace(0, max(expected - 1, 0), SHEET_FRAMES).round().astype(int).tolist())
     cells: list[np.ndarray] = []
     with Mp4Writer(out / "overlay.mp4", _rate(drive)) as video:
         for number, (sent, answer) in enumerate(_pairs(recorded, drive)):
@@ -86,12 +96,7 @@ def judge_bag(
     if not cells:
         raise ValueError(f"{recorded} holds no score of the node: was ~/score recorded, did any mask come out?")
     write_png(out / "contact_sheet.png", contact_sheet(cells, SHEET_COLUMNS, SHEET_WIDTH))
-    report = {**figures, **_metrics(model, msp)}
-    part = report_path.with_suffix(".json.part")
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    part.replace(report_path)
-    print(report_line(report))
-    return report
+    return _metrics(model, msp)
 
 
 def report_line(report: dict[str, float | int | None]) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +21,6 @@ from mgcda_core.evaluation.pixel_metrics import PixelMetrics
 from mgcda_core.inference.predictor import check_image
 
 ScoreName = Literal["model", "msp", "maxlogit", "entropy", "energy"]
-Scorer = Callable[[np.ndarray], np.ndarray]
 _IN_UNIT_RANGE = ("msp", "entropy")
 
 
@@ -43,16 +47,22 @@ class Report:
 
     def line(self) -> str:
         """One line in percent, the convention named."""
-        percent = {name: "n/a" if v is None else f"{100 * v:.2f}" for name, v in self.metrics().items()}
+        missing = "n/a (only anomalous pixels)" if self.anomaly_fraction else "n/a (no anomalous pixel)"
+        values = {"ap": self.ap, "fpr95": self.fpr95, "auroc": self.auroc}
+        percent = {name: missing if v is None else f"{100 * v:.2f}" for name, v in values.items()}
         return (
             f"{self.dataset}: score={self.score} images={self.images} AP={percent['ap']} FPR95={percent['fpr95']} "
             f"AUROC={percent['auroc']} (percent, pooled over {self.pixels} pixels, {100 * self.anomaly_fraction:.2f} % "
             f"anomalous; FPR at the first recall >= 95 %) in {self.seconds:.1f} s"
         )
 
-    def metrics(self) -> dict[str, float | None]:
-        """ap, fpr95, auroc."""
-        return {"ap": self.ap, "fpr95": self.fpr95, "auroc": self.auroc}
+
+def write_report(report: Report, path: Path) -> None:
+    """Write the report as JSON, all or nothing; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(report.to_json(), indent=1) + "\n")
+    part.replace(path)
 
 
 def evaluate(
@@ -76,20 +86,13 @@ def evaluate(
     data = LabelledFolder(images, masks, anomaly_values, ignore_values, normal_values)
     scorer, sha256 = open_scorer(weights, score, device)
     metrics = PixelMetrics("unit" if score in _IN_UNIT_RANGE else "logits")
-    # The next files are decoded while the network runs: on two cores the decoding is free.
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(data.__getitem__, 0)
-        for number, (path, _) in enumerate(data.pairs):
-            sample = ahead.result()
-            if number + 1 < len(data):
-                ahead = reader.submit(data.__getitem__, number + 1)
-            try:
-                check_image(sample.image)
-                metrics.update(scorer(sample.image), sample.label)
-            except ValueError as error:
-                raise ValueError(f"{path}: {error}") from error
-            if progress is not None:
-                progress(number + 1, len(data))
+    for number, (path, values, label) in enumerate(_scored(data, scorer), 1):
+        try:
+            metrics.update(values, label)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        if progress is not None:
+            progress(number, len(data))
     result = metrics.compute()
     nothing = result["reason"] is not None
     return Report(
@@ -106,23 +109,74 @@ def evaluate(
     )
 
 
+def _scored(data: LabelledFolder, scorer: Scorer) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """(image path, score, label) of every pair in order, a few images ahead of the consumer."""
+    lock = nullcontext() if scorer.parallel else Lock()
+
+    def work(index: int) -> tuple[Path, np.ndarray, np.ndarray]:
+        sample, path = data[index], data.pairs[index][0]
+        try:
+            check_image(sample.image)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        with lock:
+            return path, scorer(sample.image), sample.label
+
+    workers = min(4, os.cpu_count() or 1) if scorer.parallel else 2  # the second one decodes while the first computes
+    with ThreadPoolExecutor(workers, initializer=scorer.prepare_thread) as pool:
+        waiting = deque(pool.submit(work, i) for i in range(min(workers + 1, len(data))))
+        try:
+            for index in range(len(data)):
+                yield waiting.popleft().result()
+                if (following := index + workers + 1) < len(data):
+                    waiting.append(pool.submit(work, following))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Callable uint8 [H, W, 3] RGB -> float32 [H, W], higher = more anomalous."""
+
+    score: Callable[[np.ndarray], np.ndarray]
+    parallel: bool
+    """Whether several threads may score at a time: one image a core beats one image on all cores (no barriers)."""
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        return self.score(image)
+
+    def prepare_thread(self) -> None:
+        """To be called once in each worker thread."""
+        if self.parallel:
+            import torch
+
+            torch.set_num_threads(1)  # of this thread only
+
+
 def open_scorer(weights: str | Path, score: ScoreName, device: str = "auto") -> tuple[Scorer, str]:
-    """Function uint8 [H, W, 3] RGB -> float32 [H, W], higher = more anomalous, and the sha256 of its weights."""
+    """The chain's logits ("model") or a baseline of its segmentation network, and the sha256 of the weights.
+
+    Raises as `predictor.load`, and ValueError if the backend gives no segmentation logits for a baseline.
+    """
     from mgcda_core.inference.predictor import load
     from mgcda_core.inference.torch_backend import TorchBackend
 
     predictor = load(weights, device)
-    if score == "model":
-        return lambda image: predictor(image).logits, predictor.backend.sha256
-    from mgcda_core.methods.baselines import BASELINES, score_at_size
-
     backend = predictor.backend
+    height, width = backend.config.segmentation.size
+    # The published chain needs gigabytes an image at its size: there one image at a time has to do.
+    parallel = backend.device == "cpu" and height * width <= 512 * 1024
+    if score == "model":
+        return Scorer(lambda image: predictor(image).logits, parallel), backend.sha256
     if not isinstance(backend, TorchBackend):
         raise ValueError(f"score {score} needs the segmentation network's logits, which {backend.name} does not give")
-    baseline = BASELINES[score]
+    from mgcda_core.methods.baselines import BASELINES, score_at_size
 
-    def scorer(image: np.ndarray) -> np.ndarray:
-        logits = backend.segmentation_logits(image)
+    baseline, network = BASELINES[score], backend
+
+    def baseline_score(image: np.ndarray) -> np.ndarray:
+        logits = network.segmentation_logits(image)
         return score_at_size(logits, (image.shape[0], image.shape[1]), baseline)[0].cpu().numpy()
 
-    return scorer, backend.sha256
+    return Scorer(baseline_score, parallel), backend.sha256

@@ -57,10 +57,7 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def score_map(prediction: Prediction) -> np.ndarray:
     """The score alone on the fixed scale, dark where it is low: uint8 [H, W, 3]."""
-    score = prediction.score
-    fade = np.clip(score / _FULL, 0.0, 1.0)[..., None]
-    base = np.array(_BACKGROUND, np.float32)
-    return np.rint(base + fade * (colours_of(score).astype(np.float32) - base)).astype(np.uint8)
+    return _faded(prediction.score)
 
 
 def colour_bar(height: int, threshold: float | None = None) -> np.ndarray:
@@ -69,11 +66,10 @@ def colour_bar(height: int, threshold: float | None = None) -> np.ndarray:
     `threshold` is marked by a white line.
     """
     font = max(0.35, height / 700)
-    bar, pad, text = max(6, height // 22), max(4, height // 40), round(62 * font)
+    bar, pad, text = max(6, height // 22), min(max(4, height // 40), height // 5), round(62 * font)
     picture = np.full((height, pad * 3 + bar + text, 3), _BACKGROUND, np.uint8)
     rows = np.linspace(1, 0, max(2, height - 4 * pad))
-    logits = np.log(np.clip(rows, 1e-6, 1 - 1e-6) / np.clip(1 - rows, 1e-6, 1))
-    picture[2 * pad : 2 * pad + len(rows), pad : pad + bar] = score_map(Prediction(logits[:, None].astype(np.float32)))
+    picture[2 * pad : 2 * pad + len(rows), pad : pad + bar] = _faded(rows)[:, None]
     for value in (0.0, 0.5, 1.0):
         y = round(2 * pad + (1 - value) * (len(rows) - 1))
         place = (2 * pad + bar, y + round(5 * font * 2))
@@ -159,6 +155,13 @@ class Mp4Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _faded(score: np.ndarray) -> np.ndarray:
+    """The fixed scale, sinking into the background below `_FULL`."""
+    share = np.clip(score / _FULL, 0.0, 1.0)[..., None]
+    base = np.array(_BACKGROUND, np.float32)
+    return np.rint(base + share * (colours_of(score).astype(np.float32) - base)).astype(np.uint8)
 
 
 def _to_byte(score: np.ndarray) -> np.ndarray:

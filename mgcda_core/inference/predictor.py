@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcda_core.config import SegmenterConfig
+from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.inference.backend import Backend, open_backend
 from mgcda_core.inference.encodings import MIN_SIDE
 from mgcda_core.prediction import Prediction
@@ -32,7 +32,7 @@ class Predictor:
     @threshold.setter
     def threshold(self, value: float) -> None:
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f"threshold is {value}; it must lie in [0, 1]")
+            raise ConfigError(f"threshold is {value}; it must lie in [0, 1]")
         self._threshold = float(value)
 
     @property

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_core.config import SegmenterConfig
+from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights
@@ -66,7 +66,7 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError:
         picked = None
     if picked is None or picked.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:N")
+        raise ConfigError(f"device is {device!r}; it must be auto, cpu, cuda or cuda:N")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device {device} is not there: PyTorch sees {torch.cuda.device_count()} GPUs; use cpu or auto"

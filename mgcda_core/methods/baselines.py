@@ -53,11 +53,13 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def score_at_size(logits: Tensor, size: tuple[int, int], baseline: Callable[[Tensor], Tensor], rows: int = 32) -> Tensor:
+def score_at_size(
+    logits: Tensor, size: tuple[int, int], baseline: Callable[[Tensor], Tensor], rows: int = 32
+) -> Tensor:
     """`baseline` of the logits [B, C, h, w] after bilinear resizing to `size` (H, W): float32 [B, H, W].
 
     Equal to F.interpolate(align_corners=False) of the logits and then the baseline, in strips of `rows` rows: 19 maps
-    of 2048x1024 are 160 MB, a strip stays in the cache (measured: five times faster).
+    of 2048x1024 are 160 MB, a strip stays in the cache (measured on one core: 0.15 s instead of 0.30 s for entropy).
     """
     height, source = size[0], logits.shape[2]
     wide = F.interpolate(logits.float(), (source, size[1]), mode="bilinear", align_corners=False)

@@ -59,7 +59,7 @@ class AnomalySegmenter(nn.Module):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
-        self.segmentation = build_segmentation(config.segmentation)
+        self.segmentation = build_segmentation(config.segmentation, auxiliary=False)
         self.generator = Generator(config.synthesis)
         self.style_encoder = StyleEncoder(config.synthesis)
         self.dissimilarity = DissimilarityNet(config.dissimilarity, config.segmentation.num_classes)
@@ -120,7 +120,9 @@ class AnomalySegmenter(nn.Module):
         return (image01 - self.mean) / self.std
 
     def _segmentation_input(self, resized: Tensor) -> Tensor:
-        image01 = resized / 255
+        return self._segmentation_range(resized / 255)
+
+    def _segmentation_range(self, image01: Tensor) -> Tensor:
         return self.normalise(image01) if self.config.segmentation.normalise == "imagenet" else image01
 
     def _style(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,8 +145,8 @@ class AnomalySegmenter(nn.Module):
         if synthesis is None:
             synthesis = _resize((generated + 1) / 2, size)
         difference = uncertainty.cosine_difference(
-            self.segmentation.features(self.normalise(small)),
-            self.segmentation.features(self.normalise(synthesis)),
+            self.segmentation.features(self._segmentation_range(small)),
+            self.segmentation.features(self._segmentation_range(synthesis)),
             size,
         )
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")

@@ -76,33 +76,29 @@ class DissimilarityNet(nn.Module):
         height, width = image.shape[-2:]
         if height % 8 or width % 8:
             raise ValueError(f"DissimilarityNet needs height and width divisible by 8, got {height} x {width}")
-        fused, correlation = self._fuse(image, synthesis, semantic, prior)
-        x = self.tconv1(self._refined(self.conv2, self.conv1(_prepend(correlation, fused, 3)), semantic))
-        x = torch.cat([x, _prepend(correlation, fused, 2)], 1)
+        levels = self._fuse(image, synthesis, semantic, prior)
+        x = self.tconv1(self._refined(self.conv2, self.conv1(torch.cat(levels[3], 1)), semantic))
+        x = torch.cat([x, *levels[2]], 1)
         x = self.tconv3(self._refined(self.conv13, self.conv12(x), semantic))
-        x = torch.cat([x, _prepend(correlation, fused, 1)], 1)
+        x = torch.cat([x, *levels[1]], 1)
         x = self.tconv2(self._refined(self.conv4, self.conv3(x), semantic))
-        x = torch.cat([x, _prepend(correlation, fused, 0)], 1)
+        x = torch.cat([x, *levels[0]], 1)
         decoder_feature = self._refined(self.conv6, self.conv5(x), semantic)
-        return self.conv11(decoder_feature), fused[3], decoder_feature
+        return self.conv11(decoder_feature), levels[3][-1], decoder_feature
 
-    def _fuse(
-        self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Per level, fine to coarse: fused features (times the encoded prior) and the correlation channel."""
+    def _fuse(self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> list[list[Tensor]]:
+        """Per level, fine to coarse: the correlation channel, if any, and the fused features times the prior's."""
         both = self.vgg_encoder(torch.cat([image, synthesis]))  # one pass: the encoder is shared
         semantics = self.semantic_encoder(semantic) if self.config.semantic else [None] * 4
         priors = self.prior_encoder(prior) if self.config.prior else [None] * 4
-        fused, correlation = [], []
+        levels = []
         for level, conv in enumerate((self.conv10, self.conv9, self.conv8, self.conv7)):
             a, b = both[level].chunk(2)
             s, p = semantics[level], priors[level]
             x = conv(torch.cat([a, b] if s is None else [a, b, s], 1))
-            fused.append(x if p is None else x * p)
-            if self.config.correlation:
-                # float32: a sum over up to 512 products of unnormalised features
-                correlation.append((a.float() * b.float()).sum(1, keepdim=True).to(x.dtype))
-        return fused, correlation
+            x = x if p is None else x * p
+            levels.append([_correlation(a, b).to(x.dtype), x] if self.config.correlation else [x])
+        return levels
 
     def _refine(self, channels: int, num_classes: int) -> nn.Module:
         if self.config.spade == "decoder":
@@ -127,5 +123,11 @@ def _conv_selu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.SELU(inplace=True))
 
 
-def _prepend(correlation: list[Tensor], fused: list[Tensor], level: int) -> Tensor:
-    return torch.cat([correlation[level], fused[level]], 1) if correlation else fused[level]
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Sum over channels of a * b, [B, C, h, w] -> float32 [B, 1, h, w].
+
+    Channels go last for the sum, so that the result counts as channels_last beside maps that are: a plain sum's strides
+    do not say, and every concatenation with it would fall back to the other layout.
+    """
+    products = a.float() * b.float()
+    return products.permute(0, 2, 3, 1).sum(-1, keepdim=True).permute(0, 3, 1, 2)

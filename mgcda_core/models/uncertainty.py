@@ -40,7 +40,7 @@ def uncertainty_maps(logits: Tensor, scaling: Scaling = "fixed") -> tuple[Tensor
     """`softmax_entropy` and `softmax_distance` of the same logits, with one softmax for both."""
     entropy, margin = entropy_and_margin(logits)
     if scaling == "fixed":
-        return entropy / math.log(logits.shape[1]), 1 - margin
+        return (entropy / math.log(logits.shape[1])).clamp(max=1), 1 - margin
     return truncate_8bit(reference_entropy(entropy)), truncate_8bit(reference_distance(margin))
 
 

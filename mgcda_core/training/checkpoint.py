@@ -53,6 +53,12 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
     return state["step"], load_file(found[-1] / "weights.safetensors"), rest["optimizer"]
 
 
+def weights_file(run_or_file: str) -> Path | str:
+    """The weights of a finished run when given its folder; anything else is left to `load_weights`."""
+    path = Path(run_or_file)
+    return path / "weights.safetensors" if path.is_dir() else run_or_file
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)

@@ -18,6 +18,7 @@ from mgcda_core.evaluation.pixel_metrics import exact
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
+from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit, start_run
 from mgcda_core.training.samples import CompositeSamples
 from mgcda_core.training.scenes import load_objects, load_scenes
@@ -53,12 +54,12 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     """Train the dissimilarity network; writes RUN/weights.safetensors, the whole chain with its threshold."""
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
-    loaded = load_weights(config.weights)
+    loaded = load_weights(weights_file(config.weights))
     chain = AnomalySegmenter(config.segmenter)
     frozen = {k: v for k, v in loaded.state.items() if k.split(".")[0] in FROZEN}
     for part in FROZEN:
         state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
-        load_strict(getattr(chain, part), state, str(config.weights), ignore=("auxiliary_head.",))
+        load_strict(getattr(chain, part), state, str(config.weights))
     scenes, objects = load_scenes(config.data, "train"), load_objects(config.data, "train")
     samples = CompositeSamples(scenes, objects, config.augment, config.mix, config.loop.seed)
     average = fit(DissimilarityObjective(chain, class_weights(samples)), samples, config.loop, run, resume=resume)

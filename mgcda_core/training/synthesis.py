@@ -12,6 +12,7 @@ from mgcda_core.config import SynthesisTraining
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.synthesis import label_maps
+from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit, start_run
 from mgcda_core.training.samples import SceneSamples
 from mgcda_core.training.scenes import load_scenes
@@ -60,10 +61,10 @@ def train(config: SynthesisTraining, run: Path, resume: bool = False) -> None:
     """Train generator and style encoder on the predicted semantics; writes RUN/weights.safetensors."""
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
-    loaded = load_weights(config.weights)
+    loaded = load_weights(weights_file(config.weights))
     chain = AnomalySegmenter(config.segmenter)
     segmentation = {k.removeprefix("segmentation."): v for k, v in loaded.state.items() if k.startswith("segmentation.")}
-    load_strict(chain.segmentation, segmentation, str(config.weights), ignore=("auxiliary_head.",))
+    load_strict(chain.segmentation, segmentation, str(config.weights))
     samples = SceneSamples(load_scenes(config.data, "train"), config.augment, config.loop.seed)
     average = fit(SynthesisObjective(chain, config.perceptual, config.kl), samples, config.loop, run, resume=resume)
     state = {f"segmentation.{k}": v for k, v in segmentation.items()} | average.state_dict()

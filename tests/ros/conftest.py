@@ -1,129 +1,16 @@
-"""A real node in its own process and a client that talks to it over DDS, on the loopback and in a domain of its own."""
+"""A real node in its own process, on the loopback and in a domain of its own."""
 
 from __future__ import annotations
 
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import rclpy
-from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import SetParametersResult
-from rcl_interfaces.srv import SetParameters
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
-from std_msgs.msg import Header
-from visualization_msgs.msg import MarkerArray
+from node_client import Client, node_and_client
 
-from mgcda_core.inference.encodings import from_rgb
-from mgcda_ros.messages import to_image
-from mgcda_ros.node_process import isolate, running_node, stop_node, wait_active
-
-TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4}
-
-
-class Client(Node):
-    """Sends images to the node and keeps what comes back."""
-
-    def __init__(self) -> None:
-        super().__init__("test_client")
-        self.spinner = SingleThreadedExecutor()
-        self.spinner.add_node(self)
-        self.stamp = 0
-        self.got: dict[str, list[Any]] = {}
-        self.listen("mask", Image)
-        self.listen("hazards", MarkerArray)
-        self.got["diagnostics"] = []
-        self.create_subscription(DiagnosticArray, "/diagnostics", self.got["diagnostics"].append, 10)
-        self.images = self.publisher(ReliabilityPolicy.RELIABLE)
-        self.infos = self.create_publisher(CameraInfo, "camera_info", 5)
-
-    def publisher(self, reliability: ReliabilityPolicy) -> Any:
-        return self.create_publisher(Image, "image", QoSProfile(depth=5, reliability=reliability))
-
-    def listen(self, output: str, kind: type) -> Any:
-        self.got[output] = []
-        return self.create_subscription(kind, f"/mgcda_node/{output}", self.got[output].append, 10)
-
-    def message(self, image: np.ndarray, encoding: str = "rgb8", step: int | None = None) -> Image:
-        """Image message with a stamp of its own."""
-        self.stamp += 1
-        header = Header(stamp=Time(sec=self.stamp, nanosec=7), frame_id="camera_optical_frame")
-        return to_image(header, (image.shape[0], image.shape[1]), encoding, *from_rgb(image, encoding, step))
-
-    def until(self, done: Callable[[], Any], timeout: float = 15.0) -> bool:
-        deadline = time.monotonic() + timeout
-        while not done():
-            if time.monotonic() > deadline:
-                return False
-            self.spinner.spin_once(timeout_sec=0.02)
-        return True
-
-    def ready(self) -> None:
-        """Wait until the node hears the image publisher and is heard."""
-        assert self.until(lambda: self.images.get_subscription_count() and self.infos.get_subscription_count())
-        assert self.until(lambda: all(self.count_publishers(f"/mgcda_node/{t}") for t in self.got if t != "diagnostics"))
-
-    def answer(self, message: Image, output: str = "mask", publisher: Any = None, timeout: float = 15.0) -> Any:
-        """Send `message` and give the output that carries its stamp, or None after `timeout` seconds."""
-        (publisher or self.images).publish(message)
-        found: list[Any] = []
-
-        def come() -> bool:
-            found[:] = [m for m in self.got[output] if stamp_of(m) == message.header.stamp]
-            return bool(found)
-
-        self.until(come, timeout)
-        return found[0] if found else None
-
-    def call(self, kind: Any, service: str, request: Any) -> Any:
-        client = self.create_client(kind, f"/mgcda_node/{service}")
-        assert client.wait_for_service(10.0)
-        future = client.call_async(request)
-        assert self.until(future.done, 30.0), f"{service} does not answer"
-        self.destroy_client(client)
-        return future.result()
-
-    def state(self) -> str:
-        return self.call(GetState, "get_state", GetState.Request()).current_state.label
-
-    def change(self, transition: str) -> bool:
-        request = ChangeState.Request()
-        request.transition.id = TRANSITIONS[transition]
-        return self.call(ChangeState, "change_state", request).success
-
-    def set(self, name: str, value: Any) -> SetParametersResult:
-        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        return self.call(SetParameters, "set_parameters", request).results[0]
-
-    def diagnostics(self, wanted: Callable[[dict[str, str]], bool] = lambda _: True) -> tuple[bytes, str, dict[str, str]]:
-        """Level, message and values of the next status that fits `wanted`."""
-        self.got["diagnostics"].clear()
-        found: list[Any] = []
-
-        def come() -> bool:
-            for array in self.got["diagnostics"]:
-                for status in array.status:
-                    if wanted({pair.key: pair.value for pair in status.values}):
-                        found.append(status)
-            return bool(found)
-
-        assert self.until(come, 10.0), "no such diagnostics"
-        return found[-1].level, found[-1].message, {pair.key: pair.value for pair in found[-1].values}
-
-
-def stamp_of(message: Any) -> Time:
-    return message.markers[0].header.stamp if isinstance(message, MarkerArray) else message.header.stamp
+from mgcda_ros.node_process import isolate
 
 
 @pytest.fixture(scope="session")
@@ -132,24 +19,6 @@ def ros() -> Iterator[None]:
     rclpy.init()
     yield
     rclpy.try_shutdown()
-
-
-@contextmanager
-def node_and_client(arguments: Sequence[str], folder: Path, wait: bool = True) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
-    """The node (working directory and log in `folder`) and a client; at the end SIGINT must give exit code 0."""
-    log = folder / "node.log"
-    client = Client()
-    try:
-        with log.open("w") as stream, running_node(arguments, cwd=folder, stdout=stream, stderr=stream) as process:
-            if wait:
-                wait_active(client, client.spinner, process, 60.0)
-                client.ready()
-            yield process, client, log
-            assert stop_node(process) == 0, log.read_text()
-            assert "Traceback" not in log.read_text(), log.read_text()
-    finally:
-        client.spinner.shutdown()
-        client.destroy_node()
 
 
 @pytest.fixture(scope="module")

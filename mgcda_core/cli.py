@@ -1,0 +1,235 @@
+"""The `mgcda` commands as plain typed functions; flags and help texts come from signatures and docstrings.
+
+Only what the chosen command needs is imported: `mgcda --help` loads no PyTorch. Exit codes: 0 done, 1 failed with one
+line `error: ...` (MGCDA_DEBUG=1 shows the traceback), 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mgcda_core.cli_arguments import Integers, Kinds, command_arguments, training_arguments
+from mgcda_core.config import ConfigError
+
+INSTALL = {
+    "jsonargparse": "'jsonargparse[signatures]'",
+    "cv2": "opencv-python-headless",
+    "lightning_fabric": "lightning-fabric",
+}
+ALL_KINDS = Kinds(("score", "mask", "overlay"))
+ANOMALY, IGNORE, NORMAL = Integers((1,)), Integers((255,)), Integers((0,))
+
+
+def predict(
+    source: str,
+    out: Path,
+    weights: str = "lite",
+    save: Kinds = ALL_KINDS,
+    threshold: float | None = None,
+    topic: str | None = None,
+    min_area: int = 100,
+    device: str = "auto",
+) -> None:
+    """Predict the anomalies of every frame of SOURCE, one by one.
+
+    Args:
+        source: image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording (folder, .mcap, .db3).
+        out: folder to write: score/STEM.npy, mask/STEM.png, overlay/STEM.png, predictions.json.
+        weights: a shipped name, a .safetensors path or an https url.
+        save: what to write besides predictions.json: a comma list of score, mask, overlay.
+        threshold: score in [0, 1] from which a pixel is masked; without it the weights' own.
+        topic: image topic of a recording; needed if it has several.
+        min_area: smallest region listed in predictions.json, in pixels.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from mgcda_core.inference.predictor import load
+    from mgcda_core.inference.save import PredictionWriter
+    from mgcda_core.inference.sources import open_source
+
+    frames = open_source(source, topic)
+    predictor = load(weights, device, threshold)
+    backend = predictor.backend
+    head = {"source": source, "weights": weights, "weights_sha256": backend.sha256, "backend": backend.name,
+            "device": backend.device, "threshold": predictor.threshold}  # fmt: skip
+    with PredictionWriter(out, save, head, min_area) as writer:
+        for frame in frames:
+            try:
+                writer.add(frame, predictor(frame.image))
+            except ValueError as error:
+                raise ValueError(f"frame {frame.stem} of {source}: {error}") from error
+            _progress(f"{writer.count} frames")
+    _progress("")
+    print(f"predict: frames={writer.count} saved={','.join(save)} out={out}")
+
+
+def evaluate(
+    images: Path,
+    masks: Path,
+    dataset: Literal["folder"] = "folder",
+    weights: str = "lite",
+    score: Literal["model", "msp", "maxlogit", "entropy", "energy"] = "model",
+    anomaly_values: Integers = ANOMALY,
+    ignore_values: Integers = IGNORE,
+    normal_values: Integers = NORMAL,
+    json: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure AP, FPR95 and AUROC on a labelled set, pooled over all its pixels.
+
+    Args:
+        images: folder of images.
+        masks: folder of masks; image and mask of a pair have the same stem, whatever the extension.
+        dataset: layout of the set; folder is the one of --images and --masks.
+        weights: a shipped name, a .safetensors path or an https url.
+        score: the whole chain (model), or a baseline of its segmentation network alone.
+        anomaly_values: comma list of the mask values that mean anomaly.
+        ignore_values: comma list of the mask values that are not counted.
+        normal_values: comma list of the mask values that mean normal; any other value is an error.
+        json: file for the report.
+        device: auto, cpu, cuda or cuda:N.
+    """
+    from mgcda_core.evaluation.evaluate import evaluate as run
+    from mgcda_core.evaluation.evaluate import write_report
+
+    report = run(
+        images, masks, weights, score, anomaly_values, ignore_values, normal_values, device,
+        progress=lambda done, total: _progress(f"{done} of {total} images"),
+    )  # fmt: skip
+    _progress("")
+    if json is not None:
+        write_report(report, json)
+    print(report.line())
+
+
+def doctor() -> None:
+    """Show versions, devices, backends, ROS and the shipped weights."""
+    from mgcda_core.doctor import report
+
+    for line in report():
+        print(line)
+
+
+def import_synboost(archive: Path, out: Path, vgg19: Path | None = None) -> None:
+    """Turn SynBoost's published models.tar into one weights file of the reference chain.
+
+    Args:
+        archive: the published tar.
+        out: .safetensors file to write.
+        vgg19: torchvision's vgg19-dcbb9e9d.pth, which the archive lacks; without it the error says where to get it.
+    """
+    from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
+    from mgcda_core.models.loading import load_strict
+    from mgcda_core.weights import synboost
+
+    sha256 = synboost.import_synboost(
+        archive, out, vgg19, check=lambda config, state: load_strict(AnomalySegmenter(config), state, str(archive))
+    )
+    print(f"import: {out} sha256={sha256}")
+
+
+def _imported(module: str, name: str) -> Callable[[], Callable[..., Any]]:
+    return lambda: getattr(importlib.import_module(module), name)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
+    "predict": ("anomalies of images, videos and recordings", lambda: predict),
+    "eval": ("AP, FPR95 and AUROC on a labelled set", lambda: evaluate),
+    "train segmentation": ("train the segmentation network", lambda: _training("segmentation")),
+    "train synthesis": ("train the re-synthesis", lambda: _training("synthesis")),
+    "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
+    "import synboost": ("published SynBoost checkpoints to one weights file", lambda: import_synboost),
+    "render": (
+        "draw a road drive with its truth as a recording",
+        _imported("mgcda_core.data.rendered_bag", "render_drive"),
+    ),
+    "eval-bag": ("judge what the node published on a recording", _imported("mgcda_core.evaluation.bag", "judge_bag")),
+    "doctor": ("versions, devices, backends, weights", lambda: doctor),
+}
+# The one argument without a flag, and its help.
+POSITIONAL = {
+    "predict": ("source", "image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording"),
+    "import synboost": ("archive", "the published models.tar"),
+}
+
+
+def _training(part: str) -> Callable[..., Any]:
+    """`train` of mgcda_core.training.<part>; imported when called, its configuration class is light."""
+
+    def train(config: Any, run: Path, resume: bool) -> None:
+        importlib.import_module(f"mgcda_core.training.{part}").train(config, run, resume)
+        print(f"train: {run}")
+
+    return train
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `mgcda`; exits with 0, 1 or 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        sys.exit(_run(words))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except ModuleNotFoundError as error:
+        _fail(f"{error.name} is missing: pip install {INSTALL.get(str(error.name), error.name)}", error)
+    except ConfigError as error:
+        _fail(str(error), error, code=2)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        _fail(str(error) or type(error).__name__, error)
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(), file=sys.stdout if words else sys.stderr)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from mgcda_core import __version__
+
+        print(f"mgcda {__version__}")
+        return 0
+    name = next((n for n in (" ".join(words[:2]), words[0]) if n in COMMANDS), None)
+    if name is None:
+        group = [n for n in COMMANDS if n.startswith(f"{words[0]} ")]
+        asked = len(words) > 1 and words[1] in ("-h", "--help")
+        print(overview(words[0] if group else ""), file=sys.stdout if group and asked else sys.stderr)
+        if not (group and asked):
+            print(f"error: unknown command: mgcda {' '.join(words[:2])}", file=sys.stderr)
+        return 0 if group and asked else 2
+    rest = words[len(name.split()) :]
+    function = COMMANDS[name][1]()
+    arguments = (
+        training_arguments(name, rest)
+        if name.startswith("train ")
+        else command_arguments(name, function, rest, POSITIONAL.get(name))
+    )
+    result = function(**arguments)
+    if isinstance(result, Path):
+        print(f"{name}: {result}")
+    return 0
+
+
+def overview(group: str = "") -> str:
+    """Text of `mgcda --help`, or of one group of commands."""
+    lines = [f"  {name:<21} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(group)]
+    return "\n".join(["usage: mgcda COMMAND ...", "", *lines, "", "mgcda COMMAND --help explains a command."])
+
+
+def _progress(text: str) -> None:
+    """One line that is written over; an empty text removes it. Nothing if nobody watches."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _fail(message: str, error: BaseException, code: int = 1) -> None:
+    if os.environ.get("MGCDA_DEBUG") == "1":
+        raise error
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Command line -> keyword arguments of the command's function, with jsonargparse's public interface."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+class Integers(tuple[int, ...]):
+    """Comma list of whole numbers: `2` or `2,3`."""
+
+    @classmethod
+    def parse(cls, value: object) -> Integers:
+        """From text, a number or a sequence of numbers. Raises ValueError."""
+        parts = (
+            str(value).strip("[]()").split(",") if not isinstance(value, Sequence) or isinstance(value, str) else value
+        )
+        return cls(int(part) for part in parts if str(part).strip())
+
+
+class Kinds(tuple[str, ...]):
+    """Comma list of output kinds: `score` or `score,mask,overlay`."""
+
+    @classmethod
+    def parse(cls, value: object) -> Kinds:
+        """From text or a sequence of texts. Raises ValueError naming an unknown kind."""
+        from mgcda_core.inference.save import KINDS
+
+        parts = value.split(",") if isinstance(value, str) else cast("Sequence[str]", value)
+        kinds = cls(dict.fromkeys(str(part).strip() for part in parts))
+        unknown = [kind for kind in kinds if kind not in KINDS]
+        if unknown or not kinds:
+            raise ValueError(f"unknown kind {', '.join(map(repr, unknown))}; choose from {','.join(KINDS)}")
+        return kinds
+
+
+def command_arguments(
+    name: str, function: Callable[..., Any], words: Sequence[str], positional: tuple[str, str] | None = None
+) -> dict[str, Any]:
+    """Keyword arguments of `function` from the words of a command line.
+
+    Flags, types and help come from the signature and the docstring; only the `positional` one has no flag. Wrong
+    use ends the program with exit code 2. `positional` is (name, help).
+    """
+    parser = _parser(name, (function.__doc__ or "").split("\n", 1)[0])
+    skip: set[str | int] = set()
+    if positional:
+        kind = get_type_hints(function)[positional[0]]
+        parser.add_argument(positional[0], type=kind, metavar=positional[0].upper(), help=positional[1])
+        skip.add(positional[0])
+    parser.add_function_arguments(function, as_positional=False, skip=skip)
+    return parser.instantiate(parser.parse_args(list(words))).as_dict()
+
+
+def training_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """config, run and resume of `mgcda train ...`: every field of the configuration is a flag and a YAML key."""
+    from mgcda_core import config
+
+    part = name.split()[1]
+    kind = {"segmentation": config.SegmentationTraining, "synthesis": config.SynthesisTraining,
+            "dissimilarity": config.DissimilarityTraining}[part]  # fmt: skip
+    parser = _parser(name, f"Train the {part} network; every field of the configuration is a flag.")
+    parser.usage = f"mgcda {name} --config FILE --run DIR [--resume] [--FIELD VALUE ...]"
+    parser.add_argument("--config", action="config", help="YAML file with the fields below; flags override it")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoints, metrics, weights")
+    parser.add_argument(
+        "--resume", type=bool, nargs="?", const=True, default=False, help="go on from the last checkpoint"
+    )
+    parser.add_class_arguments(kind, None, as_positional=False)
+    values = parser.parse_args(list(words))
+    try:
+        fields = parser.instantiate(values)
+        built = kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind)})
+    except config.ConfigError as error:
+        parser.error(str(error))
+    return {"config": built, "run": values.run, "resume": values.resume}
+
+
+def _parser(name: str, description: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+    from jsonargparse.typing import register_type
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the texts under the fields of config.py
+    for kind in (Integers, Kinds):
+        register_type(
+            kind, serializer=lambda v: ",".join(map(str, v)), deserializer=kind.parse, fail_already_registered=False
+        )
+    return ArgumentParser(prog=f"mgcda {name}", description=description)
