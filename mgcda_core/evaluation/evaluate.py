@@ -17,11 +17,13 @@ from typing import Any, Literal
 import numpy as np
 
 from mgcda_core.data.folder import LabelledFolder
-from mgcda_core.evaluation.pixel_metrics import PixelMetrics
+from mgcda_core.evaluation.pixel_metrics import ExactMetrics, PixelMetrics
 from mgcda_core.inference.predictor import check_image
 
 ScoreName = Literal["model", "msp", "maxlogit", "entropy", "energy"]
 _IN_UNIT_RANGE = ("msp", "entropy")
+_EXACT_PIXELS = 80_000_000
+"""Sets up to this size are measured exactly (4 bytes a pixel, twice while sorting), larger ones in 16 MiB."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def evaluate(
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Score every image at its own resolution and pool all pixels (spec 5.1, in the bounded memory of 5.2).
+    """Score every image at its own resolution and pool all pixels: exactly (spec 5.1) up to 80 M pixels, else in bounded memory (5.2).
 
     `score` is "model" (the whole chain) or a baseline of its segmentation network, whose logits are resized
     bilinearly to the image first. `progress(done, total)` is called after each image. Raises ValueError or OSError
@@ -86,14 +88,18 @@ def evaluate(
     data = LabelledFolder(images, masks, anomaly_values, ignore_values, normal_values)
     scorer, sha256 = open_scorer(weights, score, device)
     metrics = PixelMetrics("unit" if score in _IN_UNIT_RANGE else "logits")
+    kept: ExactMetrics | None = ExactMetrics()
     for number, (path, values, label) in enumerate(_scored(data, scorer), 1):
         try:
             metrics.update(values, label)
+            if kept is not None:
+                kept.update(values, label)
+                kept = kept if kept.pixels <= _EXACT_PIXELS else None
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if progress is not None:
             progress(number, len(data))
-    result = metrics.compute()
+    result = (kept or metrics).compute()
     nothing = result["reason"] is not None
     return Report(
         dataset="folder",

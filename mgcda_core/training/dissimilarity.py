@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_core.config import DissimilarityTraining
+from mgcda_core.config import DissimilarityTraining, SegmenterConfig
 from mgcda_core.evaluation.pixel_metrics import exact
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
@@ -55,7 +55,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(weights_file(config.weights))
-    chain = AnomalySegmenter(config.segmenter)
+    chain = AnomalySegmenter(scaled(config.segmenter, config.working_scale))
     frozen = {k: v for k, v in loaded.state.items() if k.split(".")[0] in FROZEN}
     for part in FROZEN:
         state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
@@ -64,12 +64,24 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     samples = CompositeSamples(scenes, objects, config.augment, config.mix, config.loop.seed)
     average = fit(DissimilarityObjective(chain, class_weights(samples)), samples, config.loop, run, resume=resume)
     chain.dissimilarity.load_state_dict(average.state_dict())
+    chain.config = config.segmenter
     figures = validate(chain, config)
     print("held-out composites: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
     segmenter = dataclasses.replace(config.segmenter, threshold=round(figures["threshold"], 4))
     state = frozen | {f"dissimilarity.{k}": v for k, v in average.state_dict().items()}
     metadata = {"part": "chain", **{f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}}
     save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata)
+
+
+def scaled(config: SegmenterConfig, factor: float) -> SegmenterConfig:
+    """The same chain at `factor` times its working sizes, rounded to multiples of 32; the synthesis keeps its own."""
+
+    def size(whole: tuple[int, int]) -> tuple[int, int]:
+        return max(32, round(whole[0] * factor / 32) * 32), max(32, round(whole[1] * factor / 32) * 32)
+
+    segmentation = dataclasses.replace(config.segmentation, size=size(config.segmentation.size))
+    dissimilarity = dataclasses.replace(config.dissimilarity, size=size(config.dissimilarity.size))
+    return dataclasses.replace(config, segmentation=segmentation, dissimilarity=dissimilarity)
 
 
 def class_weights(samples: CompositeSamples, count: int = 256) -> Tensor:

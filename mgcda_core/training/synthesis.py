@@ -47,10 +47,9 @@ class SynthesisObjective(Objective):
         return {"loss": l1 + self.perceptual * features + self.kl * kl, "l1": l1, "features": features, "kl": kl}
 
     def _feature_difference(self, generated: Tensor, target: Tensor) -> Tensor:
-        """Mean over levels of 1 - cosine similarity, at the dissimilarity's working size as at inference."""
-        size = self.chain_config.dissimilarity.size
+        """Mean over levels of 1 - cosine similarity, at the synthesis' size."""
         ours, theirs = (
-            self.segmentation.features((F.interpolate(x, size, mode="bilinear") - self.mean) / self.std)  # pyright: ignore[reportCallIssue]
+            self.segmentation.features((x - self.mean) / self.std)  # pyright: ignore[reportCallIssue]
             for x in (generated, target)
         )
         levels = [1 - F.cosine_similarity(a.float(), b.float(), dim=1).mean() for a, b in zip(ours, theirs, strict=True)]
