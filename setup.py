@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 PACKAGE = "mgcda_ros"
 
-train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.35"]
-evaluate = ["jsonargparse[signatures]>=4.35"]
+train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.49"]
+evaluate = ["jsonargparse[signatures]>=4.49"]
 export = ["onnx>=1.16", "onnxscript", "onnxruntime"]
 bag = ["rosbags>=0.10"]
 test = ["pytest", "pytest-timeout", "hypothesis", "scikit-learn"]

@@ -84,7 +84,7 @@ def test_hazards_are_sorted_and_filtered() -> None:
 def test_distance_error_on_rendered_scenes(record_property) -> None:
     """Within 30 m the exact mask gives the place to a few percent; the rest is the size of a pixel."""
     errors, sizes = [], []
-    for seed in range(40):
+    for seed in range(24):
         scene = render_scene(2000 + seed, (360, 640), anomalies=1)
         view = scene.camera
         camera = Camera(view.fx, view.fy, view.cx, view.cy, view.height_m, view.pitch_rad)
@@ -102,6 +102,6 @@ def test_distance_error_on_rendered_scenes(record_property) -> None:
         sizes.append(abs(hazard.height_m - thing.height_m) / thing.height_m)
         assert abs(hazard.position[1] - thing.y) < 0.25
     record_property("relative_distance_error", float(np.median(errors)))
-    assert len(errors) >= 15
+    assert len(errors) >= 10
     assert np.median(errors) < 0.02 and np.max(errors) < 0.08
     assert np.median(sizes) < 0.08

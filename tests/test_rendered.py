@@ -14,7 +14,7 @@ from mgcda_core.labels import TRAIN_NAMES
 
 @functools.lru_cache
 def scenes() -> list[RenderedScene]:
-    return [render_scene(seed, (180, 320)) for seed in range(20)]
+    return [render_scene(seed, (180, 320)) for seed in range(14)]
 
 
 def test_same_seed_same_bytes() -> None:
@@ -42,7 +42,7 @@ def test_ignore_label_exactly_under_anomalies() -> None:
 
 def test_number_of_anomalies() -> None:
     assert not render_scene(3, (180, 320), anomalies=0).anomaly.any()
-    found = [render_scene(seed, (180, 320), anomalies=3) for seed in range(6)]
+    found = [render_scene(seed, (180, 320), anomalies=3) for seed in range(4)]
     assert all(scene.anomaly.any() for scene in found)
     assert max(sum(o.anomaly for o in scene.objects) for scene in found) == 3
 
@@ -67,23 +67,23 @@ def test_positions_project_onto_their_boxes() -> None:
             if whole and thing.name not in ("car", "van", "truck", "bus"):
                 assert abs(pixel[0, 0] - (left + w / 2)) < 2
                 checked += 1
-    assert checked > 20
+    assert checked > 15
 
 
 def test_uncovered_anomaly_fills_its_box() -> None:
     checked = 0
-    for seed in range(100, 130):
-        scene = render_scene(seed, (360, 640), anomalies=1)
+    for seed in range(100, 118):
+        scene = render_scene(seed, (180, 320), anomalies=1)
         things = [o for o in scene.objects if o.anomaly and o.visible > 0.999]
-        if not things or things[0].box[2] > 600 or things[0].box[1] + things[0].box[3] > 358:
+        if not things or things[0].box[1] + things[0].box[3] > 178:
             continue
         rows, columns = np.nonzero(scene.anomaly)
         left, top, w, h = things[0].box
         assert abs(rows.max() + 0.5 - (top + h)) <= 2 and abs(rows.min() - 0.5 - top) <= 2
-        if left > 0 and left + w < 639:
+        if left > 0 and left + w < 319:
             assert abs(columns.min() - 0.5 - left) <= 2 and abs(columns.max() + 0.5 - (left + w)) <= 2
         checked += 1
-    assert checked > 10
+    assert checked > 6
 
 
 def test_drive_brings_standing_things_nearer() -> None:

@@ -78,7 +78,7 @@ def evaluate(
     device: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Score every image at its own resolution and pool all pixels: exactly (spec 5.1) up to 80 M pixels, else in bounded memory (5.2).
+    """Score every image at its own resolution and pool all pixels: exactly up to 80 M of them, then bucketed (spec 5).
 
     `score` is "model" (the whole chain) or a baseline of its segmentation network, whose logits are resized
     bilinearly to the image first. `progress(done, total)` is called after each image. Raises ValueError or OSError

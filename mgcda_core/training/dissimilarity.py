@@ -51,7 +51,10 @@ class DissimilarityObjective(Objective):
 
 
 def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> None:
-    """Train the dissimilarity network; writes RUN/weights.safetensors, the whole chain with its threshold."""
+    """Train the dissimilarity network; writes RUN/weights.safetensors, the whole chain with its threshold.
+
+    The file holds float16, which is what ships; the figures it is chosen by were measured before the rounding.
+    """
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(weights_file(config.weights))
@@ -70,7 +73,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     segmenter = dataclasses.replace(config.segmenter, threshold=round(figures["threshold"], 4))
     state = frozen | {f"dissimilarity.{k}": v for k, v in average.state_dict().items()}
     metadata = {"part": "chain", **{f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}}
-    save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata)
+    save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata, half=True)
 
 
 def scaled(config: SegmenterConfig, factor: float) -> SegmenterConfig:
