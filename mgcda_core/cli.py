@@ -145,7 +145,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "import synboost": ("published SynBoost checkpoints to one weights file", lambda: import_synboost),
     "render": (
         "draw a road drive with its truth as a recording",
-        _imported("mgcda_core.data.rendered_bag", "render_drive"),
+        _imported("mgcda_core.evaluation.drive", "render"),
     ),
     "eval-bag": ("judge what the node published on a recording", _imported("mgcda_core.evaluation.bag", "judge_bag")),
     "doctor": ("versions, devices, backends, weights", lambda: doctor),

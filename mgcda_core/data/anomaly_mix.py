@@ -60,7 +60,9 @@ def paste(
         rgba = np.ascontiguousarray(rgba[:, ::-1])
     top, left = _place(h, w, height, width, feet if rng.random() < config.on_road else feet[:0], rng)
     window = np.s_[top : top + h, left : left + w]
-    colour = _match(jitter_colour(np.ascontiguousarray(rgba[..., :3]), 0.25, rng), rgba[..., 3], image[window], config, rng)
+    colour = _match(
+        jitter_colour(np.ascontiguousarray(rgba[..., :3]), 0.25, rng), rgba[..., 3], image[window], config, rng
+    )
     alpha = rgba[..., 3].astype(np.float32) / 255
     sigma = float(rng.uniform(*config.feather))
     if sigma > 0.2:

@@ -8,7 +8,9 @@ import numpy as np
 from mgcda_core.config import AugmentConfig
 
 
-def crop(image: np.ndarray, label: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def crop(
+    image: np.ndarray, label: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A random window of the drawn aspect and zoom, flipped half the time, still at the source's resolution.
 
     Args: image uint8 [H, W, 3], label uint8 [H, W]. Returns views or copies of the same window of both.
@@ -41,12 +43,12 @@ def photometric(image: np.ndarray, config: AugmentConfig, rng: np.random.Generat
     if rng.random() < config.degrade:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.8)))
     if rng.random() < config.degrade:
-        noise = rng.normal(0, rng.uniform(1, 8), image.shape[:2] + (1,)).astype(np.float32)
+        noise = rng.normal(0, rng.uniform(1, 8), (*image.shape[:2], 1)).astype(np.float32)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < config.degrade:
         quality = int(rng.integers(35, 95))
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
 
 

@@ -1,4 +1,7 @@
-"""Cityscapes frames whose labels are train ids already: images/ beside masks/, same stems (Cordts et al., CVPR 2016)."""
+"""Cityscapes frames whose labels are train ids already.
+
+Layout: images/ beside masks/ of the same stems (Cordts et al., CVPR 2016).
+"""
 
 from __future__ import annotations
 

@@ -15,8 +15,22 @@ import numpy as np
 from mgcda_core.data.sample import DataError, pair_by_stem, read_label, read_rgb
 
 ROAD_CLASSES = frozenset(
-    "person bicycle car motorcycle bus truck train traffic_light stop_sign fire_hydrant parking_meter bench tie "
-    "potted_plant".split()
+    [
+        "person",
+        "bicycle",
+        "car",
+        "motorcycle",
+        "bus",
+        "truck",
+        "train",
+        "traffic_light",
+        "stop_sign",
+        "fire_hydrant",
+        "parking_meter",
+        "bench",
+        "tie",
+        "potted_plant",
+    ]
 )
 """COCO classes a driving segmentation network knows, or that belong to any street: never pasted as anomalies."""
 

@@ -38,7 +38,7 @@ class Weather:
 
 def random_weather(rng: np.random.Generator) -> Weather:
     """Sun, thin cloud, overcast or dusk."""
-    kind = rng.choice(["sun", "overcast", "dusk"], p=[0.52, 0.36, 0.12])
+    kind = rng.choice(["sun", "overcast", "dusk"], p=[0.54, 0.39, 0.07])
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(22, 60))
     if kind == "dusk":
         elevation = np.radians(rng.uniform(8, 18))
@@ -47,15 +47,15 @@ def random_weather(rng: np.random.Generator) -> Weather:
     level = rng.uniform(0.85, 1.1)
     if kind == "sun":
         direct, ambient = np.array((0.78, 0.72, 0.62)), np.array((0.56, 0.6, 0.67))
-        zenith, horizon = np.array((0.3, 0.47, 0.74)), np.array((0.76, 0.83, 0.9))
+        zenith, horizon = np.array((0.36, 0.53, 0.76)), np.array((0.82, 0.87, 0.92))
         clouds, haze, shadow = rng.uniform(0.0, 0.75), rng.uniform(0.0008, 0.004), rng.uniform(0.38, 0.58)
     elif kind == "overcast":
         direct, ambient = np.array((0.1, 0.1, 0.1)), np.array((0.86, 0.88, 0.91))
         zenith, horizon = np.array((0.68, 0.71, 0.75)), np.array((0.87, 0.88, 0.89))
         clouds, haze, shadow = rng.uniform(0.8, 1.0), rng.uniform(0.002, 0.009), 0.0
     else:
-        direct, ambient = np.array((0.75, 0.5, 0.3)), np.array((0.58, 0.57, 0.64))
-        zenith, horizon = np.array((0.28, 0.36, 0.55)), np.array((0.88, 0.68, 0.52))
+        direct, ambient = np.array((0.7, 0.52, 0.36)), np.array((0.6, 0.6, 0.64))
+        zenith, horizon = np.array((0.42, 0.5, 0.64)), np.array((0.88, 0.76, 0.64))
         clouds, haze, shadow = rng.uniform(0.1, 0.8), rng.uniform(0.002, 0.006), rng.uniform(0.2, 0.4)
     tint = 1 + rng.normal(0, 0.015, 3)
     return Weather(
@@ -246,19 +246,25 @@ def expose(image: np.ndarray, camera_seed: int, noise_seed: int) -> np.ndarray:
     """
     rng = np.random.default_rng([camera_seed, 4])
     height, width = image.shape[:2]
-    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.75) * max(width / 960, 0.7))
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.55) * max(width / 960, 0.8))
     level = np.clip((rng.uniform(0.45, 0.55) / max(float(image[::4, ::4].mean()), 0.05)) ** 0.65, 0.75, 1.8)
     yy = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
     xx = np.linspace(-1, 1, width, dtype=np.float32)[None, :] ** 2
     vignette = 1 - np.float32(rng.uniform(0, 0.14)) * (xx + yy)
-    gain = (level * (1 + rng.normal(0, 0.014, 3))).astype(np.float32)
+    gain = (level * (np.array((0.95, 1.0, 1.0)) + rng.normal(0, 0.014, 3))).astype(np.float32)
     image *= vignette[..., None] * gain
+    image = cv2.transform(image, _saturation(rng.uniform(0.5, 0.85)))
     knee = np.float32(0.78)  # bright parts roll off softly instead of clipping
     bright = image > knee
     image[bright] = knee + (1 - knee) * np.tanh((image[bright] - knee) / (1 - knee))
-    strength = np.float32(rng.uniform(0.004, 0.014))
+    strength = np.float32(rng.uniform(0.002, 0.009))
     image += _sensor_noise(height, width, noise_seed) * (strength * (0.6 + 0.7 * image))
     return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+
+
+def _saturation(amount: float) -> np.ndarray:
+    """float [3, 3] colour matrix: 0 grey .. 1 unchanged. Real cameras show a street paler than its paints are."""
+    return amount * np.eye(3) + (1 - amount) * np.tile((0.299, 0.587, 0.114), (3, 1))
 
 
 # Neighbouring pixels of a real sensor's picture share some noise: demosaicing and compression spread it.

@@ -86,7 +86,7 @@ def read_label(path: Path) -> np.ndarray:
 
 
 def pair_by_stem(images: Path, labels: Path, keep: str = "") -> tuple[tuple[Path, Path], ...]:
-    """Image and .png label files of the same stem whose name starts with `keep`, sorted; DataError if none or unpaired."""
+    """Image and .png label files of the same stem named `keep`*, sorted; DataError if none or unpaired."""
     for folder in (images, labels):
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder: check the data set's root")

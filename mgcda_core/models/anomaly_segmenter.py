@@ -56,6 +56,9 @@ class AnomalySegmenter(nn.Module):
     Only the dissimilarity network is trained by MGCDA; `stages` runs the frozen part, `compare` the trained one.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__()
         self.config = config
@@ -145,8 +148,8 @@ class AnomalySegmenter(nn.Module):
         if synthesis is None:
             synthesis = _resize((generated + 1) / 2, size)
         difference = uncertainty.cosine_difference(
-            self.segmentation.features(self._segmentation_range(small)),
-            self.segmentation.features(self._segmentation_range(synthesis)),
+            self.segmentation.features(self._segmentation_range(small)),  # pyright: ignore[reportCallIssue]
+            self.segmentation.features(self._segmentation_range(synthesis)),  # pyright: ignore[reportCallIssue]
             size,
         )
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")

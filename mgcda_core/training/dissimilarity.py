@@ -31,6 +31,8 @@ VALIDATION_SEED = 7_000_000
 class DissimilarityObjective(Objective):
     """Class-weighted cross entropy of the two-class logits, label 255 ignored (spec 2.3, 4.6)."""
 
+    class_weights: Tensor
+
     def __init__(self, chain: AnomalySegmenter, class_weights: Tensor) -> None:
         super().__init__()
         self.chain = chain.requires_grad_(False)
@@ -38,7 +40,7 @@ class DissimilarityObjective(Objective):
         self.register_buffer("class_weights", class_weights)
 
     def forward(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """image uint8 [B, 3, H, W], label int64 [B, H, W] in {0, 1, 255} -> losses and the share found of either class."""
+        """image uint8 [B, 3, H, W], label int64 [B, H, W] in {0, 1, 255} -> loss, recall and false alarm rate."""
         with torch.no_grad():
             stages = self.chain.stages(image)
         logits = self.chain.compare(stages).float()

@@ -41,7 +41,9 @@ class Objective(nn.Module):
         return self
 
 
-def fit(objective: Objective, dataset: Dataset[Any], config: LoopConfig, run: Path, *, resume: bool = False) -> nn.Module:
+def fit(
+    objective: Objective, dataset: Dataset[Any], config: LoopConfig, run: Path, *, resume: bool = False
+) -> nn.Module:
     """Train `objective.trained` for `config.steps` steps; returns its moving average in evaluation mode.
 
     Sample n of the data set is a function of n alone and step i uses samples i*batch .. (i+1)*batch - 1, so a resumed
@@ -86,8 +88,13 @@ def start_run(run: Path, config: Any, *, resume: bool) -> None:
     run.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
     (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    environment = {"python": platform.python_version(), "torch": torch.__version__, "command": sys.argv,
-                   "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()}  # fmt: skip
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
+    environment = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "command": sys.argv,
+        "device": device,
+    }
     (run / "environment.json").write_text(json.dumps(environment, indent=1))
 
 
@@ -100,8 +107,15 @@ def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def _batches(dataset: Dataset[Any], config: LoopConfig, first: int) -> Iterator[Any]:
     numbers = [list(range(i * config.batch, (i + 1) * config.batch)) for i in range(first, config.steps)]
-    return iter(DataLoader(dataset, batch_sampler=numbers, num_workers=config.workers, pin_memory=torch.cuda.is_available(),
-                           prefetch_factor=4 if config.workers else None, worker_init_fn=_one_thread))  # fmt: skip
+    loader = DataLoader(
+        dataset,
+        batch_sampler=numbers,
+        num_workers=config.workers,
+        pin_memory=torch.cuda.is_available(),
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
 
 
 def _one_thread(_: int) -> None:
@@ -150,4 +164,6 @@ class _Log:
             writer.writerows(self.rows)
         values = "  ".join(f"{k} {v:.4f}" for k, v in losses.items())
         left = (config.steps - step) * config.batch / max(rate, 1e-9) / 60
-        print(f"step {step}/{config.steps}  {values}  lr {lr:.2e}  {rate:.1f} images/s  {left:.1f} min left", flush=True)
+        print(
+            f"step {step}/{config.steps}  {values}  lr {lr:.2e}  {rate:.1f} images/s  {left:.1f} min left", flush=True
+        )

@@ -36,7 +36,7 @@ class SceneSamples(Dataset[tuple[Tensor, Tensor]]):
     def draw(self, rng: np.random.Generator) -> Scene:
         """One scene at random."""
         scenes = self.sets[rng.choice(len(self.sets), p=self.shares)]
-        return scenes[rng.integers(len(scenes))]
+        return scenes[int(rng.integers(len(scenes)))]
 
 
 class CompositeSamples(SceneSamples):

@@ -1,4 +1,4 @@
-"""Training scenes in memory with hard train-id labels: from every configured set, coarse labels refined by a teacher."""
+"""Training scenes in memory with hard train-id labels; a teacher refines the coarse ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.segmentation import build_segmentation
 
-TEACHER_SIZE = (384, 768)
+TEACHER_SIZE = (256, 512)
 HELD_OUT = 10
 """Every tenth cut-out object is kept for validation."""
 

@@ -22,6 +22,10 @@ from mgcda_core.weights.resolve import save_weights
 class SegmentationObjective(Objective):
     """Cross entropy of the main and auxiliary logits, rare classes weighted up (ENet's rule, 1 / ln(1.1 + f))."""
 
+    class_weights: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, class_weights: Tensor, auxiliary: float) -> None:
         super().__init__()
         self.trained, self.auxiliary = network, auxiliary

@@ -22,8 +22,12 @@ from mgcda_core.weights.resolve import load_weights, save_weights
 class SynthesisObjective(Objective):
     """L1 and feature difference of the re-synthesis from the *predicted* semantics, as at inference, plus KL."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, chain: AnomalySegmenter, perceptual: float, kl: float) -> None:
         super().__init__()
+        self.generator, self.style_encoder = chain.generator, chain.style_encoder
         self.trained = nn.ModuleDict({"generator": chain.generator, "style_encoder": chain.style_encoder})
         self.segmentation = chain.segmentation.requires_grad_(False)
         self.chain_config, self.perceptual, self.kl = chain.config, perceptual, kl
@@ -37,10 +41,10 @@ class SynthesisObjective(Objective):
         with torch.no_grad():
             logits = self.segmentation((image01 - self.mean) / self.std, size=size)
             target = F.interpolate(image01, size, mode="bilinear", antialias=True)
-        mu, logvar = self.trained["style_encoder"](target * 2 - 1)
+        mu, logvar = self.style_encoder(target * 2 - 1)
         mu, logvar = mu.float(), logvar.float().clamp(-10, 10)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-        generated = (self.trained["generator"](label_maps(logits.argmax(1)), z).float() + 1) / 2
+        generated = (self.generator(label_maps(logits.argmax(1)), z).float() + 1) / 2
         l1 = (generated - target).abs().mean()
         features = self._feature_difference(generated, target)
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean() / mu.shape[1]
@@ -52,7 +56,9 @@ class SynthesisObjective(Objective):
             self.segmentation.features((x - self.mean) / self.std)  # pyright: ignore[reportCallIssue]
             for x in (generated, target)
         )
-        levels = [1 - F.cosine_similarity(a.float(), b.float(), dim=1).mean() for a, b in zip(ours, theirs, strict=True)]
+        levels = [
+            1 - F.cosine_similarity(a.float(), b.float(), dim=1).mean() for a, b in zip(ours, theirs, strict=True)
+        ]
         return torch.stack(levels).mean()
 
 
@@ -62,7 +68,9 @@ def train(config: SynthesisTraining, run: Path, resume: bool = False) -> None:
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(weights_file(config.weights))
     chain = AnomalySegmenter(config.segmenter)
-    segmentation = {k.removeprefix("segmentation."): v for k, v in loaded.state.items() if k.startswith("segmentation.")}
+    segmentation = {
+        k.removeprefix("segmentation."): v for k, v in loaded.state.items() if k.startswith("segmentation.")
+    }
     load_strict(chain.segmentation, segmentation, str(config.weights))
     samples = SceneSamples(load_scenes(config.data, "train"), config.augment, config.loop.seed)
     average = fit(SynthesisObjective(chain, config.perceptual, config.kl), samples, config.loop, run, resume=resume)
