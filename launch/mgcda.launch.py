@@ -16,6 +16,8 @@ from launch import LaunchContext, LaunchDescription
 # launch/ and config/ are neighbours in the checkout and in share/mgcda_ros.
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
+# Fast DDS 3 reads the first, Fast DDS 2 (Humble, Jazzy) the second.
+DDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 ARGUMENTS: dict[str, tuple[str, str]] = {
     "namespace": ("", "Namespace of the node; one a camera."),
     "image": ("image", "Topic of the camera images."),
@@ -44,7 +46,7 @@ def start(context: LaunchContext) -> list[SetEnvironmentVariable | LifecycleNode
     if given["autostart"]:
         overrides["autostart"] = given["autostart"].lower() in ("true", "1", "yes")
     profile = given["dds_profile"]
-    environment = [SetEnvironmentVariable("FASTDDS_DEFAULT_PROFILES_FILE", profile)] if profile else []
+    environment = [SetEnvironmentVariable(name, profile) for name in DDS_VARIABLES] if profile else []
     node = LifecycleNode(
         package="mgcda_ros",
         executable="mgcda_node",
@@ -52,7 +54,8 @@ def start(context: LaunchContext) -> list[SetEnvironmentVariable | LifecycleNode
         namespace=given["namespace"],
         parameters=[given["params_file"], overrides],
         remappings=[("image", given["image"]), ("camera_info", given["camera_info"])],
-        arguments=["--ros-args", "--log-level", f"mgcda_node:={given['log_level']}"],
+        # For all loggers: the node's own name is another in every namespace.
+        arguments=["--ros-args", "--log-level", given["log_level"]],
         output="screen",
         emulate_tty=True,
     )

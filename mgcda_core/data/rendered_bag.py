@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,24 +67,38 @@ def render_drive(
     return out
 
 
-def frames_to_bag(frames: Iterable[tuple[np.ndarray, int | None]], out: Path, rate_hz: float = 15.0) -> Path:
-    """Write real frames as the same recording without truth and camera_info.
+def frames_to_bag(
+    frames: Iterable[tuple[np.ndarray, int | None]],
+    out: Path,
+    rate_hz: float = 15.0,
+    infos: Sequence[tuple[int, Any]] = (),
+) -> Path:
+    """Write real frames as the same recording without truth, with camera_info if `infos` has any.
 
     frames: (uint8 [H, W, 3] RGB, stamp in nanoseconds or None) in order, each read once; frames without a stamp, or
-    with one that does not increase, are set 1 / rate_hz after the one before. Returns `out`, a rosbag2 folder. Raises
+    with one that does not increase, are set 1 / rate_hz after the one before. infos: (stamp in nanoseconds, CameraInfo
+    message of rosbags) by stamp; a frame gets the last one up to its own stamp, or the first. Returns `out`, a rosbag2 folder. Raises
     ValueError if there is no frame, FileExistsError if `out` is something else than a recording.
     """
     if not rate_hz > 0:
         raise ValueError(f"rate_hz must be positive, not {rate_hz}")
     with DriveWriter(out) as bag:
-        for image, stamp in _stamped(frames, rate_hz):
-            bag.add(image, stamp)
+        for image, source_stamp, stamp in _stamped(frames, rate_hz):
+            bag.add(image, stamp, _info_at(infos, source_stamp))
         if bag.count == 0:
             raise ValueError(f"the source holds no frame, so {out} was not written: give images, a video or a bag")
     return out
 
 
-def _stamped(frames: Iterable[tuple[np.ndarray, int | None]], rate_hz: float) -> Iterator[tuple[np.ndarray, int]]:
+def _info_at(infos: Sequence[tuple[int, Any]], stamp: int | None) -> Any | None:
+    before = bisect_right(infos, stamp or 0, key=lambda entry: entry[0])
+    return infos[max(before - 1, 0)][1] if infos else None
+
+
+def _stamped(
+    frames: Iterable[tuple[np.ndarray, int | None]], rate_hz: float
+) -> Iterator[tuple[np.ndarray, int | None, int]]:
+    """(image, its own stamp, the stamp it gets)."""
     period, last, base = round(1e9 / rate_hz), None, 0
     for image, stamp in frames:
         if last is None:  # a video's clock starts near 0, and a stamp of 0 means "none" to ROS
@@ -91,7 +106,7 @@ def _stamped(frames: Iterable[tuple[np.ndarray, int | None]], rate_hz: float) ->
             last = base + (stamp or 0)
         else:
             last = base + stamp if stamp is not None and base + stamp > last else last + period
-        yield image, last
+        yield image, stamp, last
 
 
 @dataclass(frozen=True)
@@ -135,10 +150,13 @@ class DriveWriter:
             _rename_storage(self.out, self._part.name)
         shutil.rmtree(self._part, ignore_errors=True)
 
-    def add(self, image: np.ndarray, stamp_ns: int, camera: RenderedCamera | None = None) -> None:
-        """One frame uint8 [H, W, 3] RGB as bgr8, and its CameraInfo if the camera is known."""
+    def add(self, image: np.ndarray, stamp_ns: int, camera: RenderedCamera | Any | None = None) -> None:
+        """One frame uint8 [H, W, 3] RGB as bgr8, and its CameraInfo if the camera or such a message is given."""
+        if isinstance(camera, RenderedCamera):
+            camera = self._info(camera, image.shape, stamp_ns)
         if camera is not None:
-            self._write(INFO_TOPIC, "sensor_msgs/msg/CameraInfo", stamp_ns, self._info(camera, image.shape, stamp_ns))
+            info = replace(camera, header=self._header(stamp_ns))
+            self._write(INFO_TOPIC, "sensor_msgs/msg/CameraInfo", stamp_ns, info)
         self._write_image(IMAGE_TOPIC, np.ascontiguousarray(image[..., ::-1]), "bgr8", stamp_ns)
         self.count += 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mgcda_core.data.rendered_bag import DEMO_SEED, frames_to_bag, render_drive
-from mgcda_core.inference.sources import open_source
+from mgcda_core.inference.sources import camera_infos, open_source
 
 
 def render(
@@ -39,4 +39,5 @@ def render(
     taken = Path(source).resolve()
     if out.resolve() in (taken, taken.parent):
         raise ValueError(f"{out} would overwrite the source {source}: choose another folder")
-    return frames_to_bag(((frame.image, frame.stamp_ns) for frame in open_source(source, topic)), out, rate_hz)
+    frames = ((frame.image, frame.stamp_ns) for frame in open_source(source, topic))
+    return frames_to_bag(frames, out, rate_hz, camera_infos(source, topic))

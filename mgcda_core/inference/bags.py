@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -12,8 +12,13 @@ import numpy as np
 from mgcda_core.inference.encodings import to_rgb
 from mgcda_core.inference.sources import BAG_SUFFIXES, Frame, SourceError, natural_key
 
+if TYPE_CHECKING:
+    from rosbags.highlevel import AnyReader
+
 RAW_TYPE, COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 IMAGE_TYPES = (RAW_TYPE, COMPRESSED_TYPE)
+INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+_CALIBRATION = 12  # byte of a CameraInfo's CDR from which it is the same for every frame: the stamp is before
 
 
 def bag_frames(path: Path, topic: str | None = None) -> Iterator[Frame]:
@@ -29,9 +34,50 @@ def bag_frames(path: Path, topic: str | None = None) -> Iterator[Frame]:
             image = _decode(message, msgtype)
         except ValueError as error:
             raise SourceError(f"{path}, topic {name}, message {number}: {error}") from error
-        stamp = message.header.stamp
         stem = f"{name.strip('/').replace('/', '_')}_{number:06d}"
-        yield Frame(image, stem, int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec))
+        yield Frame(image, stem, _stamp_ns(message))
+
+
+def bag_camera_infos(path: Path, topic: str | None = None) -> list[tuple[int, Any]]:
+    """CameraInfo of the image topic of a recording: (stamp in ns, message) in order, without repetitions.
+
+    The CameraInfo topic is the one beside the image topic, or the only one. The list is empty if there is none, or if
+    the recording is cut off (bag_frames says so). Raises SourceError if it is damaged or the image topic is not clear.
+    """
+    reader = _reader(path)
+    try:
+        reader.open()
+    except Exception:  # what bag_frames salvages and reports
+        return []
+    try:
+        images = {c.topic: c.msgtype for c in reader.connections if c.msgtype in IMAGE_TYPES}
+        chosen = _choose(path, topic, set(images))
+        wanted = _info_topic(chosen, images[chosen], {c.topic for c in reader.connections if c.msgtype == INFO_TYPE})
+        connections = [c for c in reader.connections if c.topic == wanted and c.msgtype == INFO_TYPE]
+        infos: list[tuple[int, Any]] = []
+        calibration = None
+        for _, _, raw in _named(reader.messages(connections), path) if connections else ():
+            if raw[_CALIBRATION:] != calibration:
+                calibration = raw[_CALIBRATION:]
+                info = _named_call(reader.deserialize, path, raw, INFO_TYPE)
+                infos.append((_stamp_ns(info), info))
+    finally:
+        reader.close()
+    return infos
+
+
+def _info_topic(image: str, msgtype: str, with_infos: set[str]) -> str | None:
+    """The topic beside the image (compressed images lie one level deeper), or the only one, or none."""
+    parents = PurePosixPath(image).parents
+    beside = str(parents[0 if msgtype == RAW_TYPE or len(parents) < 2 else 1] / "camera_info")
+    if beside in with_infos:
+        return beside
+    return next(iter(with_infos)) if len(with_infos) == 1 else None
+
+
+def _stamp_ns(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
 def _decode(message: Any, msgtype: str) -> np.ndarray:
@@ -46,17 +92,11 @@ def _decode(message: Any, msgtype: str) -> np.ndarray:
 
 def _messages(path: Path, topic: str | None) -> Iterator[tuple[str, str, Any]]:
     """(topic, type, message) of the chosen image topic; falls back to what a cut-off file still holds."""
-    from rosbags.highlevel import AnyReader
-    from rosbags.typesys import Stores, get_typestore
-
-    store = get_typestore(Stores.ROS2_HUMBLE)  # for recordings without definitions; images are the same in every ROS 2
-    complete = path.is_file() or (path / "metadata.yaml").is_file()
-    files = [path] if path.is_file() else _storage_files(path)
-    reader = AnyReader([path] if complete else files, default_typestore=store)
+    reader = _reader(path)
     try:
         reader.open()
     except Exception as error:  # rosbags raises what its parser meets: struct, sqlite, yaml, unicode, its own errors
-        yield from _salvaged(path, files, topic, error)
+        yield from _salvaged(path, _storage_files(path), topic, error)
         return
     with_images = {c.topic for c in reader.connections if c.msgtype in IMAGE_TYPES}
     count = 0
@@ -72,6 +112,15 @@ def _messages(path: Path, topic: str | None) -> Iterator[tuple[str, str, Any]]:
         raise SourceError(f"{path} holds no message on topic {chosen}")
 
 
+def _reader(path: Path) -> AnyReader:
+    from rosbags.highlevel import AnyReader
+    from rosbags.typesys import Stores, get_typestore
+
+    store = get_typestore(Stores.ROS2_HUMBLE)  # for recordings without definitions; images are the same in every ROS 2
+    complete = path.is_file() or (path / "metadata.yaml").is_file()
+    return AnyReader([path] if complete else _storage_files(path), default_typestore=store)
+
+
 def _named(messages: Iterator[Any], path: Path) -> Iterator[Any]:
     """The same messages; any fault of the parser becomes one error that names the file."""
     count = 0
@@ -79,7 +128,7 @@ def _named(messages: Iterator[Any], path: Path) -> Iterator[Any]:
         try:
             message = next(messages, None)
         except Exception as error:
-            raise SourceError(f"{path} is damaged after {count} image messages ({_reason(error)})") from error
+            raise SourceError(f"{path} is damaged after {count} messages ({_reason(error)})") from error
         if message is None:
             return
         yield message
@@ -106,9 +155,11 @@ def _choose(path: Path, topic: str | None, with_images: set[str]) -> str:
     return topic
 
 
-def _storage_files(folder: Path) -> list[Path]:
+def _storage_files(path: Path) -> list[Path]:
     """The files of a recording in their order: recorder names end in _0, _1, ..."""
-    return sorted((p for suffix in BAG_SUFFIXES for p in folder.glob(f"*{suffix}")), key=natural_key)
+    if path.is_file():
+        return [path]
+    return sorted((p for suffix in BAG_SUFFIXES for p in path.glob(f"*{suffix}")), key=natural_key)
 
 
 def _salvaged(folder: Path, files: list[Path], topic: str | None, error: Exception) -> Iterator[tuple[str, str, Any]]:

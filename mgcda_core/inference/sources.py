@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,6 +56,20 @@ def open_source(path: str | Path, topic: str | None = None) -> Iterator[Frame]:
     return _image_frames(
         {"image": lambda: [path], "folder": lambda: _images_in(path), "glob": lambda: _matches(path)}[kind]()
     )
+
+
+def camera_infos(path: str | Path, topic: str | None = None) -> list[tuple[int, Any]]:
+    """Calibration that belongs to the frames of `open_source(path, topic)`: (stamp in ns, CameraInfo), each change once.
+
+    Only recordings have one, and not all of them: else the list is empty. The messages are those of rosbags. Raises
+    what open_source raises.
+    """
+    path = Path(path)
+    if _kind_of(path) != "bag":
+        return []
+    from mgcda_core.inference.bags import bag_camera_infos
+
+    return bag_camera_infos(path, topic)
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

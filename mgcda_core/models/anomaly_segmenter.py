@@ -136,13 +136,8 @@ class AnomalySegmenter(nn.Module):
 
     def _fixed_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
         size = self.config.dissimilarity.size
-        resized = self.resized(image)
-        logits = self.segmentation(self._segmentation_input(resized), size=size).float()
+        resized, logits, maps36, small, coarse = self.synthesis_inputs(image)
         labels = logits.argmax(1)
-        small = _resize(resized / 255, size)
-        coarse = _resize(small, self.config.synthesis.size)
-        coarse_labels = resize.resize_nearest(labels[:, None].float(), self.config.synthesis.size)[:, 0].long()
-        maps36 = label_maps(coarse_labels)
         z, mu, logvar = self._style(coarse * 2 - 1)
         generated = self.generator(maps36, z).float()
         if synthesis is None:
@@ -159,6 +154,18 @@ class AnomalySegmenter(nn.Module):
             resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
             prior, difference,
         )  # fmt: skip
+
+    def synthesis_inputs(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What the re-synthesis starts from, with fixed scaling; its training uses the same.
+
+        Args: image uint8 [B, 3, H, W] RGB. Returns the image at the segmentation's working size in 0..255, logits
+        [B, 19, h, w], label maps [B, 36, hs, ws], and the image in [0, 1] at h, w and at hs, ws.
+        """
+        resized = self.resized(image)
+        logits = self.segmentation(self._segmentation_input(resized), size=self.config.dissimilarity.size).float()
+        labels = resize.resize_nearest(logits.argmax(1)[:, None].float(), self.config.synthesis.size)[:, 0].long()
+        small = _resize(resized / 255, self.config.dissimilarity.size)
+        return resized, logits, label_maps(labels), small, _resize(small, self.config.synthesis.size)
 
     def _reference_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""

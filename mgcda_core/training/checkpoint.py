@@ -24,7 +24,11 @@ def save_checkpoint(run: Path, step: int, weights: dict[str, Tensor], optimizer:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / "weights.safetensors")
-    torch.save({"optimizer": optimizer, "rng": torch.get_rng_state()}, temporary / "optimizer.pt")
+    rng = {
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    torch.save({"optimizer": optimizer, **rng}, temporary / "optimizer.pt")
     (temporary / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}))
     for path in temporary.iterdir():
         _sync(path)
@@ -38,7 +42,7 @@ def save_checkpoint(run: Path, step: int, weights: dict[str, Tensor], optimizer:
 
 
 def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """(step, weights, optimiser state) of the newest checkpoint of a run, or None; restores torch's CPU generator.
+    """(step, weights, optimiser state) of the newest checkpoint of a run, or None; restores torch's generators.
 
     Raises ValueError for a checkpoint of an unknown format.
     """
@@ -50,6 +54,8 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
         raise ValueError(f"{found[-1]} has format {state.get('format')}; this version reads format {FORMAT}")
     rest = torch.load(found[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
     torch.set_rng_state(rest["rng"])
+    if torch.cuda.is_available() and rest["cuda_rng"]:
+        torch.cuda.set_rng_state_all(rest["cuda_rng"])
     return state["step"], load_file(found[-1] / "weights.safetensors"), rest["optimizer"]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from mgcda_core.config import LoopConfig
+from mgcda_core.config import ConfigError, LoopConfig
 from mgcda_core.training.checkpoint import load_checkpoint, save_checkpoint
 from mgcda_core.training.schedule import warmup_poly
 
@@ -54,10 +54,10 @@ def fit(
     trained = objective.trained
     average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
     optimizer = torch.optim.AdamW(_groups(trained, config.weight_decay), lr=config.lr)
-    first = _restore(run, resume, trained, average, optimizer)
     objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     average.to(fabric.device)
-    model, optimizer = fabric.setup(objective, optimizer)
+    model, stepper = fabric.setup(objective, optimizer)
+    first = _restore(run, resume, trained, average, optimizer)  # once the parameters are where they train
     model.train()
     started, log = time.monotonic(), _Log(run, first)
     for step, batch in enumerate(_batches(dataset, config, first), first):
@@ -66,7 +66,7 @@ def fit(
         losses: dict[str, Tensor] = model(*(fabric.to_device(part) for part in batch))
         fabric.backward(losses["loss"])
         norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
-        optimizer.step()
+        stepper.step()
         optimizer.zero_grad(set_to_none=True)
         average.update_parameters(trained)
         done = step + 1
@@ -80,13 +80,22 @@ def fit(
     return average.module.eval()
 
 
+MAY_CHANGE = ("minutes", "workers", "device", "log_every", "checkpoint_every")
+"""Fields of `loop` a resumed run may change: they do not change what is computed."""
+
+
 def start_run(run: Path, config: Any, *, resume: bool) -> None:
-    """Make the run folder with config.yaml and environment.json; ValueError if it holds a run and `resume` is off."""
-    if not resume and run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run} holds a run already: give another --run, or --resume true to go on with it")
+    """Make the run folder with config.yaml and environment.json.
+
+    Raises ValueError if it holds a run and `resume` is off, ConfigError if a resumed run's configuration differs.
+    """
+    if not resume and any(run.glob("checkpoint-*")):
+        raise ValueError(f"{run} holds a run already: give another --run, or --resume to go on with it")
     cv2.setNumThreads(0)  # before any worker is forked: OpenCV's own threads do not survive a fork and would hang it
     run.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(dataclasses.asdict(config)))
+    if resume and (run / "config.yaml").is_file():
+        _same_config(yaml.safe_load((run / "config.yaml").read_text()), plain, run)
     (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
     environment = {
@@ -96,6 +105,13 @@ def start_run(run: Path, config: Any, *, resume: bool) -> None:
         "device": device,
     }
     (run / "environment.json").write_text(json.dumps(environment, indent=1))
+
+
+def _same_config(stored: dict[str, Any], given: dict[str, Any], run: Path) -> None:
+    fixed = [{**c, "loop": {k: v for k, v in c["loop"].items() if k not in MAY_CHANGE}} for c in (stored, given)]
+    for name in fixed[1]:
+        if fixed[0].get(name) != fixed[1][name]:
+            raise ConfigError(f"{run} was started with another {name}: resume with its config.yaml, or start a new run")
 
 
 def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -114,6 +130,7 @@ def _batches(dataset: Dataset[Any], config: LoopConfig, first: int) -> Iterator[
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else it draws from the generator of dropout and noise, which resuming restores
     )
     return iter(loader)
 

@@ -36,13 +36,7 @@ def load_scenes(
     A label that allows several train ids becomes the teacher's favourite among them (without a teacher, the first);
     where it allows none, the teacher's own class if it is at least `confidence` sure, else 255.
     """
-    sets: list[Scenes] = []
-    if data.camvid:
-        sets.append(load_camvid(Path(data.camvid), split))
-    if data.idd_lite:
-        sets.append(load_idd_lite(Path(data.idd_lite), split))
-    if data.cityscapes_train_ids and split == "train":
-        sets.append(load_cityscapes_train_ids(Path(data.cityscapes_train_ids)))
+    sets = scene_sets(data, split)
     network = _load_teacher(Path(teacher)) if teacher else None
     loaded = []
     with ThreadPoolExecutor() as pool:
@@ -59,6 +53,18 @@ def load_scenes(
     if not loaded:
         raise ConfigError(f"data names no scenes with a {split} split")
     return loaded
+
+
+def scene_sets(data: DataConfig, split: Literal["train", "val"]) -> list[Scenes]:
+    """The configured photographic sets of a split, with their own labels, still on disk."""
+    sets: list[Scenes] = []
+    if data.camvid:
+        sets.append(load_camvid(Path(data.camvid), split))
+    if data.idd_lite:
+        sets.append(load_idd_lite(Path(data.idd_lite), split))
+    if data.cityscapes_train_ids and split == "train":
+        sets.append(load_cityscapes_train_ids(Path(data.cityscapes_train_ids)))
+    return sets
 
 
 def load_objects(data: DataConfig, split: Literal["train", "val"]) -> list[Cutout]:

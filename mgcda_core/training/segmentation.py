@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_core.config import SegmentationTraining
-from mgcda_core.data.sample import Scene
+from mgcda_core.data.sample import Scene, Scenes
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.training.loop import Objective, fit, start_run
 from mgcda_core.training.samples import SceneSamples
-from mgcda_core.training.scenes import load_scenes
+from mgcda_core.training.scenes import load_scenes, scene_sets
 from mgcda_core.weights.resolve import save_weights
 
 
@@ -54,9 +54,11 @@ def train(config: SegmentationTraining, run: Path, resume: bool = False) -> None
     average = fit(objective, samples, config.loop, run, resume=resume)
     state = {f"segmentation.{k}": v for k, v in average.state_dict().items() if not k.startswith("auxiliary_head.")}
     save_weights(run / "weights.safetensors", state, config.segmenter, run.name, {"part": "segmentation"})
-    held_out = load_scenes(config.data, "val", config.teacher, config.teacher_confidence)
-    for name, iou in ((s[0].name.split("/")[0], mean_iou(average, s, config)) for s in held_out):
-        print(f"{name} val: mIoU {iou:.4f} over the classes present", flush=True)
+    for held_out in scene_sets(config.data, "val"):
+        iou = mean_iou(average, held_out, config.segmenter.segmentation.size)
+        print(
+            f"{held_out.name} val: mIoU {iou:.4f} over its own {sum(map(bool, held_out.classes))} classes", flush=True
+        )
 
 
 def class_weights(sets: list[list[Scene]]) -> Tensor:
@@ -67,18 +69,27 @@ def class_weights(sets: list[list[Scene]]) -> Tensor:
 
 
 @torch.inference_mode()
-def mean_iou(network: nn.Module, scenes: list[Scene], config: SegmentationTraining) -> float:
-    """Mean IoU over the train ids that occur in `scenes`, at their own resolution."""
+def mean_iou(network: nn.Module, scenes: Scenes, size: tuple[int, int]) -> float:
+    """Mean IoU over the set's own classes, each the union of the train ids it covers, at the labels' resolution.
+
+    A predicted train id that no class covers is wrong wherever it stands; void pixels are left out. `size` is the
+    network's working size.
+    """
     device = next(network.parameters()).device
-    confusion = torch.zeros(19, 19, dtype=torch.int64, device=device)
+    count = len(scenes.classes)
+    class_of = torch.full((19,), count, device=device)
+    for value, ids in enumerate(scenes.classes):
+        class_of[list(ids)] = value
+    confusion = torch.zeros(count, count + 1, dtype=torch.int64, device=device)
     mean, std = torch.tensor([0.485, 0.456, 0.406], device=device), torch.tensor([0.229, 0.224, 0.225], device=device)
-    for scene in scenes:
+    for scene in (scenes[i] for i in range(len(scenes))):
         image = (torch.from_numpy(scene.image).to(device) / 255 - mean) / std
-        image = F.interpolate(image.permute(2, 0, 1)[None], config.segmenter.segmentation.size, mode="bilinear")
-        predicted = network(image, size=scene.label.shape)[0].argmax(0).flatten()
+        image = F.interpolate(image.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)
+        predicted = class_of[network(image, size=scene.label.shape)[0].argmax(0).flatten()]
         label = torch.from_numpy(scene.label).to(device).flatten().long()
         valid = label != IGNORE
-        confusion += torch.bincount(label[valid] * 19 + predicted[valid], minlength=361).view(19, 19)
+        pairs = label[valid] * (count + 1) + predicted[valid]
+        confusion += torch.bincount(pairs, minlength=count * (count + 1)).view(count, count + 1)
     intersection = confusion.diagonal().double()
-    union = confusion.sum(0) + confusion.sum(1) - intersection
+    union = confusion.sum(1) + confusion[:, :count].sum(0) - intersection
     return float((intersection / union)[confusion.sum(1) > 0].mean())

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mgcda_core.config import SynthesisTraining
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
-from mgcda_core.models.synthesis import label_maps
 from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit, start_run
 from mgcda_core.training.samples import SceneSamples
@@ -22,29 +21,21 @@ from mgcda_core.weights.resolve import load_weights, save_weights
 class SynthesisObjective(Objective):
     """L1 and feature difference of the re-synthesis from the *predicted* semantics, as at inference, plus KL."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, chain: AnomalySegmenter, perceptual: float, kl: float) -> None:
         super().__init__()
         self.generator, self.style_encoder = chain.generator, chain.style_encoder
         self.trained = nn.ModuleDict({"generator": chain.generator, "style_encoder": chain.style_encoder})
-        self.segmentation = chain.segmentation.requires_grad_(False)
-        self.chain_config, self.perceptual, self.kl = chain.config, perceptual, kl
-        self.register_buffer("mean", chain.mean)
-        self.register_buffer("std", chain.std)
+        self.chain, self.perceptual, self.kl = chain, perceptual, kl
+        chain.segmentation.requires_grad_(False)
 
     def forward(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """image uint8 [B, 3, H, W]; the labels are not read."""
-        size = self.chain_config.synthesis.size
-        image01 = image.float() / 255
         with torch.no_grad():
-            logits = self.segmentation((image01 - self.mean) / self.std, size=size)
-            target = F.interpolate(image01, size, mode="bilinear", antialias=True)
+            _, _, maps36, _, target = self.chain.synthesis_inputs(image)
         mu, logvar = self.style_encoder(target * 2 - 1)
         mu, logvar = mu.float(), logvar.float().clamp(-10, 10)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
-        generated = (self.generator(label_maps(logits.argmax(1)), z).float() + 1) / 2
+        generated = (self.generator(maps36, z).float() + 1) / 2
         l1 = (generated - target).abs().mean()
         features = self._feature_difference(generated, target)
         kl = -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1).mean() / mu.shape[1]
@@ -53,7 +44,7 @@ class SynthesisObjective(Objective):
     def _feature_difference(self, generated: Tensor, target: Tensor) -> Tensor:
         """Mean over levels of 1 - cosine similarity, at the synthesis' size."""
         ours, theirs = (
-            self.segmentation.features((x - self.mean) / self.std)  # pyright: ignore[reportCallIssue]
+            self.chain.segmentation.features(self.chain.normalise(x))  # pyright: ignore[reportCallIssue]
             for x in (generated, target)
         )
         levels = [

@@ -1,0 +1,233 @@
+"""The lifecycle node: wiring only. Images in, anomaly masks, hazards and diagnostics out.
+
+Callbacks run in a SingleThreadedExecutor and return at once; the network runs in one worker thread behind a one-slot
+mailbox (a MultiThreadedExecutor is slower in rclpy, and a queue only adds delay).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import CameraInfo, Image
+
+from mgcda_core.hazards.regions import to_hazards
+from mgcda_core.inference.predictor import Predictor, load
+from mgcda_ros import parameters
+from mgcda_ros.diagnostics import FrameStatistics, judge, to_diagnostics
+from mgcda_ros.image_input import ImageInput
+from mgcda_ros.latest_frame import FrameWorker
+from mgcda_ros.messages import Outputs, to_camera, to_rgb
+
+GRAPH_PERIOD_S = 0.2
+"""How often the publishers' reliability is looked up; publishers that appear later are followed too."""
+STOP_TIMEOUT_S = 30.0
+"""How long deactivation waits for the frame in work; the reference profile takes seconds a frame on a CPU."""
+EXIT_TIMEOUT_S = 4.0
+WARM_UP_SIZE = (64, 128)
+LOG_THROTTLE_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """An image message and the moment it arrived."""
+
+    message: Image
+    arrival: float
+    """time.monotonic() in seconds."""
+
+
+class MgcdaNode(LifecycleNode):
+    """configure loads the network, activate subscribes and starts the worker, deactivate stops it, cleanup frees."""
+
+    def __init__(self) -> None:
+        super().__init__("mgcda_node")
+        self.add_on_set_parameters_callback(self._on_parameters)  # before: it judges the values given at start too
+        parameters.declare(self)
+        self._predictor: Predictor | None = None
+        self._loaded: tuple[str, str] | None = None
+        self._outputs: Outputs | None = None
+        self._worker: FrameWorker[Frame] | None = None
+        self._input = ImageInput(self, self._on_image)
+        self._told_intrinsics = False
+        self.loading = False
+        """True while weights are read: the one long step of the main thread, which a signal may interrupt."""
+        self.stuck = False
+        """True once a frame in work outlasted a timeout: its thread may be inside torch still."""
+        self._failure: str | None = None
+        self._statistics = FrameStatistics()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(1.0, self._publish_diagnostics)
+        self.create_timer(GRAPH_PERIOD_S, self._input.follow_publishers)
+
+    def start(self) -> None:
+        """Configure and activate, unless the parameter autostart is false."""
+        if not parameters.read(self).autostart:
+            self.get_logger().info("autostart is false: waiting for the lifecycle transitions configure and activate")
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    # lifecycle -----------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the weights and create the output topics; FAILURE (back to unconfigured) says why in the log."""
+        try:
+            self._load()
+            self._outputs = Outputs(self)
+        except Exception as error:
+            self._fail("not configured", error)
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe and start the worker; loads anew if weights or device changed while inactive."""
+        try:
+            self._load()
+            self._statistics.restart()
+            self._worker = FrameWorker(self._process, self.report)
+            self._input.open()
+        except Exception as error:
+            self._fail("not activated", error)
+            self._halt()
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().info(f"active: waiting for images on {self._input.topic}")
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and stop the worker; the topics stay."""
+        self._halt()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the network and take the topics away."""
+        result = super().on_cleanup(state)
+        self._release()
+        return result
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free whatever is there."""
+        self._release()
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything; the node can be configured again."""
+        self._release()
+        return super().on_error(state)
+
+    def close(self) -> None:
+        """Stop the worker and free the network before the process ends; soon, `ros2 launch` kills after 10 s."""
+        self._release(EXIT_TIMEOUT_S)
+
+    def _load(self) -> None:
+        wanted = parameters.read(self)
+        if self._predictor is not None and self._loaded == (wanted.weights, wanted.device):
+            return
+        start = time.monotonic()
+        self.loading = True
+        try:
+            predictor = load(wanted.weights, device=wanted.device)
+            # The first run is slow, and a network that cannot run should fail here, not on the road.
+            predictor(np.zeros((*WARM_UP_SIZE, 3), np.uint8))
+        finally:
+            self.loading = False
+        self._predictor, self._loaded, self._failure = predictor, (wanted.weights, wanted.device), None
+        self.get_logger().info(
+            f"weights {wanted.weights} on {predictor.backend.device}, ready in {time.monotonic() - start:.1f} s"
+        )
+
+    def _fail(self, what: str, error: Exception) -> None:
+        self._failure = f"{what}: {error}"
+        self.get_logger().error(f"{self._failure}. The node stays up: set its parameters and try the transition again")
+        self.get_logger().debug(traceback.format_exc())
+
+    def _halt(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        self._input.close()
+        worker, self._worker = self._worker, None
+        if worker is not None and not worker.stop(timeout):
+            self.stuck = True
+            self.get_logger().warning("the frame in work did not end in time; its result is thrown away")
+            self._predictor = self._loaded = None  # that thread still uses it: the next activation loads another
+
+    def _release(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        self._halt(timeout)
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self._predictor = self._loaded = None
+        self._told_intrinsics = False
+
+    # input ---------------------------------------------------------------------------------------------------------
+
+    def _on_image(self, message: Image) -> None:
+        self._statistics.received()
+        if self._worker is not None and self._worker.put(Frame(message, time.monotonic())):
+            self._statistics.dropped()
+
+    def _on_parameters(self, changes: Iterable[Parameter[Any]]) -> SetParametersResult:
+        return parameters.check(changes, self._state)
+
+    # worker thread -------------------------------------------------------------------------------------------------
+
+    def _process(self, frame: Frame) -> None:
+        worker, predictor, outputs = self._worker, self._predictor, self._outputs
+        if worker is None or predictor is None or outputs is None:
+            return
+        current = parameters.read(self)
+        header = frame.message.header
+        image = to_rgb(frame.message)
+        own = current.own_threshold
+        predictor.threshold = predictor.config.threshold if own is None else own
+        prediction = predictor(image)
+        if worker.stopping:
+            return
+        outputs.publish_mask(header, prediction)
+        self._statistics.published(time.monotonic() - frame.arrival)
+        camera = to_camera(self._intrinsics(current), (image.shape[0], image.shape[1]), current)
+        regions = prediction.regions(current.min_region_area)
+        hazards = to_hazards(regions, camera, max_distance_m=current.max_distance)
+        outputs.publish_hazards(hazards, header.stamp, current.base_frame)
+        outputs.publish_pictures(header, image, prediction, current.overlay_alpha)
+
+    def _intrinsics(self, current: parameters.NodeParameters) -> CameraInfo | None:
+        info = self._input.camera_info
+        if info is None and not self._told_intrinsics:
+            self._told_intrinsics = True
+            self.get_logger().info(
+                f"no CameraInfo on {self._input.info_topic} yet: hazards are placed with the parameter "
+                f"horizontal_fov = {current.horizontal_fov} rad"
+            )
+        return info
+
+    def report(self, error: Exception) -> None:
+        """Log (throttled) and count a frame or a callback that failed. Any thread may call it."""
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        self._statistics.failed(f"{self._input.topic}: {reason}")
+        self.get_logger().error(f"frame on {self._input.topic} skipped: {reason}", throttle_duration_sec=LOG_THROTTLE_S)
+        self.get_logger().debug("".join(traceback.format_exception(error)))
+
+    @property
+    def _state(self) -> str:
+        return self._state_machine.current_state[1]
+
+    def _publish_diagnostics(self) -> None:
+        snapshot = self._statistics.snapshot()
+        predictor, current = self._predictor, parameters.read(self)
+        facts = {
+            "state": self._state,
+            "weights": current.weights,
+            "weights_sha256": predictor.backend.sha256 if predictor else "",
+            "backend": predictor.backend.name if predictor else "",
+            "device": predictor.backend.device if predictor else "",
+            "reliability": self._input.reliability.name.lower(),
+        }
+        verdict = judge(snapshot, self._state, self._input.topic, self._failure)
+        name = self.get_fully_qualified_name()
+        self._diagnostics.publish(to_diagnostics(snapshot, verdict, name, facts, self.get_clock().now().to_msg()))
