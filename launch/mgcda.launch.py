@@ -5,6 +5,7 @@ The node configures and activates itself (parameter autostart). Arguments left e
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
@@ -16,8 +17,8 @@ from launch import LaunchContext, LaunchDescription
 # launch/ and config/ are neighbours in the checkout and in share/mgcda_ros.
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
-# Fast DDS 3 reads the first, Fast DDS 2 (Humble, Jazzy) the second.
-DDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# Fast DDS 2, of these distributions, reads another variable; Fast DDS 3 warns about that one.
+FAST_DDS_2 = ("humble", "iron", "jazzy")
 ARGUMENTS: dict[str, tuple[str, str]] = {
     "namespace": ("", "Namespace of the node; one a camera."),
     "image": ("image", "Topic of the camera images."),
@@ -46,7 +47,8 @@ def start(context: LaunchContext) -> list[SetEnvironmentVariable | LifecycleNode
     if given["autostart"]:
         overrides["autostart"] = given["autostart"].lower() in ("true", "1", "yes")
     profile = given["dds_profile"]
-    environment = [SetEnvironmentVariable(name, profile) for name in DDS_VARIABLES] if profile else []
+    variable = f"{'FASTRTPS' if os.environ.get('ROS_DISTRO') in FAST_DDS_2 else 'FASTDDS'}_DEFAULT_PROFILES_FILE"
+    environment = [SetEnvironmentVariable(variable, profile)] if profile else []
     node = LifecycleNode(
         package="mgcda_ros",
         executable="mgcda_node",

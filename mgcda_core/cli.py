@@ -180,6 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error), error, code=2)
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         _fail(str(error) or type(error).__name__, error)
+    except Exception as error:  # nothing foresaw it: its text alone ('x' of a KeyError) would say too little
+        _fail(f"{type(error).__name__}: {error} (MGCDA_DEBUG=1 shows the traceback)", error)
 
 
 def _run(words: list[str]) -> int:
@@ -201,6 +203,9 @@ def _run(words: list[str]) -> int:
         return 0 if group and asked else 2
     rest = words[len(name.split()) :]
     function = COMMANDS[name][1]()
+    if name == "doctor" and not rest:  # it reports missing packages, so the argument parser must not be one it needs
+        doctor()
+        return 0
     arguments = (
         training_arguments(name, rest)
         if name.startswith("train ")

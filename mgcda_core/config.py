@@ -93,19 +93,23 @@ class SegmenterConfig:
     def from_json(text: str) -> SegmenterConfig:
         """Inverse of `to_json`. Raises ConfigError for unknown, missing or mistyped fields."""
         try:
-            raw: dict[str, Any] = json.loads(text)
-            parts = {
-                "segmentation": SegmentationConfig(**_with_sizes(raw.pop("segmentation"))),
-                "synthesis": SynthesisConfig(**_with_sizes(raw.pop("synthesis"))),
-                "dissimilarity": DissimilarityConfig(**_with_sizes(raw.pop("dissimilarity"))),
-            }
-            return SegmenterConfig(**parts, **raw)
-        except (TypeError, KeyError, ValueError) as error:
+            return _typed_as(SegmenterConfig(), json.loads(text), "it")
+        except ValueError as error:
             raise ConfigError(f"not a segmenter configuration: {error}") from error
 
 
-def _with_sizes(fields: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+def _typed_as(default: Any, value: Any, name: str) -> Any:
+    """A value of JSON in the type of the field's default: a dataclass, a size, a number, a text, yes or no."""
+    if dataclasses.is_dataclass(default) and isinstance(value, dict):
+        if wrong := sorted(value.keys() ^ vars(default).keys()):
+            raise ValueError(f"{name} {'has an unknown' if wrong[0] in value else 'lacks the'} field {wrong[0]}")
+        return type(default)(**{key: _typed_as(getattr(default, key), entry, key) for key, entry in value.items()})
+    if isinstance(default, tuple) and isinstance(value, list) and [type(v) for v in value] == [int, int]:
+        return tuple(value)
+    if type(value) is type(default) or (type(default) is float and type(value) is int):
+        return value
+    kind = "two whole numbers" if isinstance(default, tuple) else type(default).__name__
+    raise ValueError(f"{name} is {value!r}, not {kind}")
 
 
 PROFILES: dict[str, SegmenterConfig] = {

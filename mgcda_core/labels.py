@@ -6,8 +6,6 @@ Source: Cityscapes' published label table (Cordts et al., CVPR 2016); spec 1.3.
 
 from __future__ import annotations
 
-import numpy as np
-
 IGNORE = 255
 NORMAL, ANOMALY = 0, 1
 
@@ -15,15 +13,6 @@ TRAIN_NAMES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
 )  # fmt: skip
-TRAIN_COLOURS = np.array(
-    [
-        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153),
-        (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0),
-        (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-    ],
-    np.uint8,
-)  # fmt: skip
-"""uint8 [19, 3] RGB colours of the train ids."""
 
 TRAIN_TO_LABEL_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """Cityscapes label id of each train id."""

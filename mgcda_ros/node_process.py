@@ -19,8 +19,8 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 PROFILE = "fastdds_large_images.xml"
-DDS_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
-"""Fast DDS 3 reads the first, Fast DDS 2 (Humble, Jazzy) the second."""
+FAST_DDS_2 = ("humble", "iron", "jazzy")
+"""ROS distributions whose Fast DDS reads another variable; Fast DDS 3 warns about that one."""
 NODE_NAME = "/mgcda_node"
 STOP_TIMEOUT_S = 40.0
 
@@ -46,7 +46,8 @@ def isolate(domain: int | None = None) -> int:
     domain = random.SystemRandom().randint(1, 100) if domain is None else domain
     os.environ["ROS_DOMAIN_ID"] = str(domain)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ.update(dict.fromkeys(DDS_VARIABLES, str(dds_profile())))
+    library = "FASTRTPS" if os.environ.get("ROS_DISTRO") in FAST_DDS_2 else "FASTDDS"
+    os.environ[f"{library}_DEFAULT_PROFILES_FILE"] = str(dds_profile())
     return domain
 
 

@@ -95,8 +95,8 @@ class Player(Node):
     def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Serve the subscriptions until `done()` or `timeout` seconds; True if done.
 
-        Time that is up, or negative, still serves what waits, one message a topic: else a rate that we cannot hold would
-        starve the subscriptions, and outputs lost here would count as the node's drops.
+        If the time is up, even from the start, what waits is still served, one message a topic: a rate that we cannot
+        hold would starve the subscriptions else, and outputs lost here would count as the node's drops.
         """
         deadline = time.monotonic() + timeout
         while not done():

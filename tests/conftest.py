@@ -1,13 +1,16 @@
-"""Fixtures every test may use: a tiny chain with seeded random weights, and drawn frames."""
+"""Fixtures every test may use: a tiny chain with seeded random weights, drawn frames, the commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from command_line import Run
 
+from mgcda_core import cli
 from mgcda_core.config import DissimilarityConfig, SegmentationConfig, SegmenterConfig, SynthesisConfig
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much where the cores are shared
@@ -48,3 +51,29 @@ def frames() -> list[np.ndarray]:
         image[40 : 40 + 8 + i, 30 + 8 * i : 46 + 8 * i] = (200, 80, 30)
         pictures.append(np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
     return pictures
+
+
+@pytest.fixture
+def mgcda(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process: (exit code, stdout, stderr)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([str(word) for word in words])
+        output = capsys.readouterr()
+        return int(exit_.value.code or 0), output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def drive(tmp_path: Path, frames: list[np.ndarray]) -> Path:
+    """images/*.png and masks/*.png of four frames, 2 = anomaly."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "images" / f"f{number}.png"), frame[..., ::-1])
+        mask = np.zeros(frame.shape[:2], np.uint8)
+        mask[40:50, 30:50], mask[:2] = 2, 255
+        cv2.imwrite(str(tmp_path / "masks" / f"f{number}.png"), mask)
+    return tmp_path

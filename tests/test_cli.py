@@ -1,62 +1,22 @@
-"""The commands as the issue prints them: flags, output layout, exit codes, one-line errors."""
+"""The commands as the issue prints them: flags, output layout, what a failure leaves."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from command_line import Run, only_error
 
-from mgcda_core import cli, config
+from mgcda_core import config
 from mgcda_core.data.folder import read_mask
 from mgcda_core.data.rendered_bag import frames_to_bag
 from mgcda_core.data.sample import read_rgb
 from mgcda_core.inference.predictor import load
 from mgcda_core.weights import synboost
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def mgcda(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process: (exit code, stdout, stderr)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main([str(word) for word in words])
-        output = capsys.readouterr()
-        return int(exit_.value.code or 0), output.out, output.err
-
-    return run
-
-
-@pytest.fixture
-def drive(tmp_path: Path, frames: list[np.ndarray]) -> Path:
-    """images/*.png and masks/*.png of four frames, 2 = anomaly."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    for number, frame in enumerate(frames):
-        cv2.imwrite(str(tmp_path / "images" / f"f{number}.png"), frame[..., ::-1])
-        mask = np.zeros(frame.shape[:2], np.uint8)
-        mask[40:50, 30:50], mask[:2] = 2, 255
-        cv2.imwrite(str(tmp_path / "masks" / f"f{number}.png"), mask)
-    return tmp_path
-
-
-def only_error(result: tuple[int, str, str], code: int = 1) -> str:
-    """The one line `error: ...` of a failed command."""
-    assert result[0] == code, result
-    assert "Traceback" not in result[2]
-    last = result[2].strip().splitlines()[-1]
-    if code == 1:
-        assert result[2].strip() == last
-    assert last.startswith("error: ")
-    return last
 
 
 def test_predict_writes_what_the_issue_lists(mgcda: Run, drive: Path, tiny_weights: Path) -> None:
@@ -169,96 +129,6 @@ def test_eval_needs_the_right_values(mgcda: Run, drive: Path, tiny_weights: Path
     assert "--anomaly_values" in result[2]
 
 
-WRONG_USE = [
-    (),
-    ("nonsense",),
-    ("train",),
-    ("predict",),
-    ("predict", "a.png"),
-    ("predict", "a.png", "b.png", "--out", "x"),
-    ("predict", "a.png", "--out", "x", "--save", "score,heat"),
-    ("predict", "a.png", "--out", "x", "--colour", "red"),
-    ("eval", "--images", "a"),
-    ("eval", "--images", "a", "--masks", "b", "--score", "best"),
-    ("eval", "--images", "a", "--masks", "b", "--anomaly_values", "one"),
-    ("eval", "--images", "a", "--masks", "b", "--dataset", "imagenet"),
-    ("import", "synboost"),
-    ("train", "segmentation", "--run", "r"),
-    ("train", "segmentation", "--run", "r", "--config", "nowhere.yaml"),
-    ("train", "segmentation", "--run", "r", "--data.rendered", "3", "--loop.stepz", "3"),
-    ("train", "segmentation", "--run", "r", "--data.rendered", "many"),
-]
-
-
-@pytest.mark.parametrize("words", WRONG_USE, ids=" ".join)
-def test_wrong_use_exits_with_2(mgcda: Run, words: tuple[str, ...]) -> None:
-    code, text, errors = mgcda(*words)
-    assert code == 2
-    assert text == ""
-    assert "usage: mgcda" in errors
-    assert "Traceback" not in errors
-
-
-def test_a_threshold_out_of_range_is_wrong_use(mgcda: Run, drive: Path, tiny_weights: Path) -> None:
-    result = mgcda("predict", drive / "images", "--weights", tiny_weights, "--out", drive / "o", "--threshold", "7")
-    assert "threshold is 7.0" in only_error(result, code=2)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("predict", "{tmp}/nowhere", "--out", "{tmp}/o"), "nowhere does not exist"),
-        (("predict", "{tmp}/images", "--out", "{tmp}/o", "--weights", "nonsense"), "unknown weights 'nonsense'"),
-        (("predict", "{tmp}/images", "--out", "{tmp}/o", "--weights", "{tmp}/w.safetensors"), "w.safetensors"),
-        (("eval", "--images", "{tmp}/nowhere", "--masks", "{tmp}/masks"), "nowhere is not a folder"),
-        (("import", "synboost", "{tmp}/models.tar", "--out", "{tmp}/o.safetensors"), "vgg19"),
-        (("eval-bag", "--recorded", "{tmp}/a", "--drive", "{tmp}/b", "--result_json", "{tmp}/c", "--out", "{tmp}/d"),
-         "does not exist"),
-        (("render", "--out", "{tmp}/drive", "--frames", "0"), "frames >= 1"),
-    ],
-)  # fmt: skip
-def test_failures_exit_with_1_and_one_sentence(mgcda: Run, drive: Path, words: tuple[str, ...], message: str) -> None:
-    assert message in only_error(mgcda(*(word.format(tmp=drive) for word in words)))
-
-
-def test_debug_shows_the_traceback(mgcda: Run, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MGCDA_DEBUG", "1")
-    with pytest.raises(FileNotFoundError):
-        cli.main(["predict", str(drive / "nowhere"), "--out", str(drive / "o")])
-
-
-def test_a_missing_library_gives_the_command_that_installs_it(mgcda: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jsonargparse", None)
-    assert only_error(mgcda("doctor")) == "error: jsonargparse is missing: pip install 'jsonargparse[signatures]'"
-
-
-def test_help_names_every_command_and_default(mgcda: Run) -> None:
-    code, text, _ = mgcda("--help")
-    assert code == 0
-    for name in ("predict", "eval", "train segmentation", "import synboost", "render", "eval-bag", "doctor"):
-        assert f"\n  {name} " in text
-    code, text, _ = mgcda("predict", "--help")
-    assert code == 0
-    assert "default: lite" in text
-    assert "SOURCE" in text
-    assert mgcda("train", "--help")[0] == 0
-
-
-@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_explains_itself(mgcda: Run, name: str) -> None:
-    code, text, _ = mgcda(*name.split(), "--help")
-    assert code == 0
-    assert f"usage: mgcda {name}" in text
-    assert "lambda" not in text
-
-
-def test_doctor_reports(mgcda: Run) -> None:
-    code, text, _ = mgcda("doctor")
-    assert code == 0
-    for word in ("torch", "opencv", "device", "backend torch", "ROS 2", "weights"):
-        assert f"\n{word}" in text
-
-
 def test_render_writes_a_recording(mgcda: Run, tmp_path: Path) -> None:
     code, text, _ = mgcda("render", "--out", tmp_path / "drive", "--frames", "2", "--size", "[48,96]")
     assert code == 0
@@ -308,13 +178,3 @@ def test_import_checks_the_state_in_the_network(
     monkeypatch.setattr(synboost, "import_synboost", fake)
     error = only_error(mgcda("import", "synboost", "m.tar", "--out", tmp_path / "o.safetensors", "--vgg19", "v.pth"))
     assert "m.tar does not fit AnomalySegmenter" in error
-
-
-def test_the_module_runs_as_a_program(drive: Path, tiny_weights: Path) -> None:
-    words = [sys.executable, "-m", "mgcda_core.cli"]
-    done = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.startswith("mgcda ")) == (0, True)
-    failed = subprocess.run([*words, "predict", "nowhere", "--out", "x"], capture_output=True, text=True, check=False)
-    assert failed.returncode == 1
-    assert failed.stderr.startswith("error: nowhere does not exist")
-    assert len(failed.stderr.splitlines()) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_prediction_carries_threshold_and_time() -> None:
     assert prediction.threshold == 0.7  # the weights' own
     np.testing.assert_array_equal(prediction.mask, image[..., 0] == 255)
     assert prediction.timings_ms["inference"] >= 0
+    assert prediction.score is prediction.score  # computed once
     assert not Predictor(backend, threshold=0.99)(image).mask.any()
 
 
@@ -104,6 +106,14 @@ def test_read_only_and_flipped_images_give_the_same(tiny_weights: Path, frames: 
     negative_strides = np.ascontiguousarray(frames[0][..., ::-1])[..., ::-1]
     for image in (read_only, negative_strides):
         np.testing.assert_array_equal(predictor(image).logits, expected)
+
+
+def test_threads_may_share_a_predictor_on_the_cpu(tiny_weights: Path, frames: list[np.ndarray]) -> None:
+    predictor = mgcda_core.load(tiny_weights, device="cpu")
+    expected = [predictor(frame).logits for frame in frames]
+    with ThreadPoolExecutor(4) as pool:
+        for number, prediction in enumerate(pool.map(predictor, frames * 5)):
+            np.testing.assert_allclose(prediction.logits, expected[number % len(frames)], rtol=0, atol=1e-5)
 
 
 def test_segmentation_logits_are_those_of_the_chain(tiny_weights: Path, frames: list[np.ndarray]) -> None:

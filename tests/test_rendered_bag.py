@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 
-from mgcda_core.data.rendered import DEMO_SEED_BASE
+from mgcda_core.data.rendered import DEMO_SEED_BASE, RenderedCamera
 from mgcda_core.data.rendered_bag import (
     ANOMALY_TOPIC,
     DEMO_SEED,
@@ -18,10 +18,12 @@ from mgcda_core.data.rendered_bag import (
     INFO_TOPIC,
     LABELS_TOPIC,
     START_NS,
+    DriveWriter,
     frames_to_bag,
     render_drive,
 )
 from mgcda_core.evaluation.drive import render
+from mgcda_core.inference.bags import COMPRESSED_TYPE, RAW_TYPE, _info_topic
 from mgcda_core.inference.sources import open_source
 
 
@@ -95,6 +97,34 @@ def test_stamps_of_real_frames_increase(tmp_path: Path, stamps: list, wanted: li
     image = np.zeros((4, 4, 3), np.uint8)
     out = frames_to_bag(((image, stamp) for stamp in stamps), tmp_path / "bag", rate_hz=10)
     assert [stamp for stamp, _ in messages(out)[IMAGE_TOPIC]] == wanted
+
+
+@pytest.mark.parametrize("picked", ["/left/image", None])
+def test_render_keeps_the_cameras_calibration(tmp_path: Path, picked: str | None) -> None:
+    """The camera is refocused before the last frame; the second frame's CameraInfo lost its way."""
+    topics = ["/left/image", "/left/camera_info"] + (["/right/image", "/right/camera_info"] if picked else [])
+    start, step = 10**18, 10**8
+    with DriveWriter(tmp_path / "source") as bag:
+        for i in range(4):
+            for side, topic in enumerate(topics[1::2]):
+                focal = (50.0 if i < 3 else 60.0) + 100 * side
+                info = bag._info(RenderedCamera(focal, focal, 14.5, 9.5, 1.5, 0.0), (20, 30), start + i * step)
+                if i != 1:
+                    bag._write(topic, "sensor_msgs/msg/CameraInfo", start + i * step, info)
+            for topic in topics[::2]:
+                bag._write_image(topic, np.zeros((20, 30, 3), np.uint8), "rgb8", start + i * step)
+    found = messages(render(tmp_path / "bag", source=str(tmp_path / "source"), topic=picked))
+    assert set(found) == {IMAGE_TOPIC, INFO_TOPIC}
+    assert [stamp for stamp, _ in found[INFO_TOPIC]] == [stamp for stamp, _ in found[IMAGE_TOPIC]]
+    assert [info.k[0] for _, info in found[INFO_TOPIC]] == [50.0, 50.0, 50.0, 60.0]
+    assert (found[INFO_TOPIC][0][1].width, found[INFO_TOPIC][0][1].distortion_model) == (30, "plumb_bob")
+
+
+def test_the_calibration_of_compressed_images_lies_one_level_up() -> None:
+    infos = {"/a/camera_info", "/b/camera_info"}
+    assert _info_topic("/a/image/compressed", COMPRESSED_TYPE, infos) == "/a/camera_info"
+    assert _info_topic("/c/image", RAW_TYPE, infos) is None
+    assert _info_topic("/c/image", RAW_TYPE, {"/b/camera_info"}) == "/b/camera_info"
 
 
 def test_impossible_drives_are_refused(tmp_path: Path) -> None:

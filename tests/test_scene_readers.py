@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,8 +15,9 @@ import pytest
 from mgcda_core.data.camvid import load_camvid
 from mgcda_core.data.cityscapes import load_cityscapes_train_ids
 from mgcda_core.data.cutouts import load_cutouts
+from mgcda_core.data.folder import read_mask
 from mgcda_core.data.idd import load_idd_lite
-from mgcda_core.data.sample import DataError
+from mgcda_core.data.sample import DataError, read_label, read_rgb
 
 
 def write_pair(images: Path, labels: Path, stem: str, label: np.ndarray, suffix: str = ".jpg") -> None:
@@ -80,3 +84,15 @@ def test_cutouts_leave_out_road_classes_and_small_objects(tmp_path: Path) -> Non
     assert (cutout.rgba[..., 3] == 255).all()
     with pytest.raises(DataError, match="no object"):
         load_cutouts(tmp_path, min_pixels=100_000)
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_label, read_mask])
+def test_a_png_that_claims_a_huge_size_is_named(tmp_path: Path, read: Callable[[Path], np.ndarray]) -> None:
+    path = tmp_path / "huge.png"
+    assert cv2.imwrite(str(path), np.zeros((2, 2), np.uint8))
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">2I", 60000, 60000)  # width and height in the header, then its checksum
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"huge\.png is not a readable image"):
+        read(path)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import io
-import json
-import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from synboost_archive import write_archive
 from torch import Tensor
 
 from mgcda_core.config import DissimilarityConfig, SegmenterConfig, SynthesisConfig
@@ -28,12 +25,6 @@ from mgcda_core.weights.synboost import import_synboost
 
 SYNTHESIS = SynthesisConfig(ngf=4, hidden=6, z_dim=8, encoder_width=4, size=(64, 128))
 DISSIMILARITY = DissimilarityConfig(width=0.0625, size=(64, 128))
-FOLDERS = {
-    "cityscapes_best.pth": "models/image-segmentation",
-    "latest_net_G.pth": "models/image-synthesis",
-    "latest_net_E.pth": "models/image-synthesis",
-    "best_net_baseline_void_prior_spadedecoder_mult_3.pth": "models/image-dissimilarity",
-}
 
 
 def with_spectral_norm(network: torch.nn.Module, *inputs: Tensor) -> torch.nn.Module:
@@ -96,20 +87,6 @@ def vgg19(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return torchvision_vgg19(tmp_path_factory.mktemp("vgg") / "vgg19-dcbb9e9d.pth", 2)
 
 
-def write_archive(path: Path, checkpoints: Mapping[str, Any], mode: str = "w", *, new_format: bool = True) -> Path:
-    """A tar of the published layout; a value of type bytes is stored as it is, a key with a slash under that path."""
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]
-        for name, content in checkpoints.items():
-            data = io.BytesIO(content if isinstance(content, bytes) else b"")
-            if not isinstance(content, bytes):
-                torch.save(content, data, _use_new_zipfile_serialization=new_format)
-            info = tarfile.TarInfo(name if "/" in name else f"{FOLDERS[name]}/{name}")
-            info.size = data.seek(0, io.SEEK_END)
-            data.seek(0)
-            tar.addfile(info, data)
-    return path
-
-
 def strict(config: SegmenterConfig, state: Mapping[str, Tensor]) -> None:
     load_strict(AnomalySegmenter(config), state, "the archive")
 
@@ -162,47 +139,6 @@ def test_an_imported_archive_runs_through_the_whole_chain(
     torchvision = torch.load(vgg19, weights_only=True)
     for key, value in segmenter.perceptual.vgg19.state_dict().items():
         assert torch.equal(value, torchvision[f"features.{key.partition('.')[2]}"])
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_an_archive_of_the_recorded_networks_gives_the_recorded_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Weights by the golden rule, packed as published, imported: the recorded chain comes out (golden README, 6)."""
-    golden = Path(os.environ.get("MGCDA_SHARED", "../shared")).resolve() / "golden"
-    monkeypatch.syspath_prepend(str(golden))
-    rule, recorded = importlib.import_module("synthetic_weights"), np.load(golden / "chain_full.npz")
-    keys = json.loads((golden / "keys.json").read_text())
-
-    def made(kind: str, gains: str) -> dict[str, Tensor]:
-        return rule.synthetic_state_dict(keys[kind], "public", rule.GAINS[gains])
-
-    segmentation, generator, encoder, dissimilarity = FOLDERS
-    checkpoints = {
-        segmentation: {"state_dict": {f"module.{key}": value for key, value in made("deeplab", "deeplab").items()}},
-        generator: made("generator_ngf8_latent1x2", "generator_small"),
-        encoder: made("encoder_ngf8", "encoder"),
-        dissimilarity: made("dissim_prior", "dissim_prior"),
-    }
-    vgg19 = {f"features.{key.partition('.')[2]}": value for key, value in made("vgg19", "vgg19").items()}
-    torch.save(vgg19, tmp_path / "vgg19.pth")
-    archive = write_archive(tmp_path / "models.tar", checkpoints)
-    del checkpoints
-    import_synboost(archive, tmp_path / "reference.safetensors", tmp_path / "vgg19.pth", check=strict)
-    weights = load_weights(tmp_path / "reference.safetensors")
-    segmenter = AnomalySegmenter(weights.config).eval()
-    load_strict(segmenter, weights.state, "the import")
-
-    photo = rule.synthetic_input("photo", (*recorded["photo_hw"], 3), "image_u8", "public")
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        stages = segmenter.stages(image)
-        size = (image.shape[-2], image.shape[-1])
-        score = segmenter.to_input_size(segmenter.compare(stages), stages, size).sigmoid()[0].numpy()
-    for found, name in ((stages.mu, "mu"), (stages.generated, "generated")):
-        assert np.abs(found.numpy() - recorded[name]).max() <= 5e-5 * np.abs(recorded[name]).max()
-    difference = np.abs(score - recorded["anomaly_score"].clip(0, 1))
-    assert difference.max() <= 2e-2 * recorded["anomaly_score"].max()
-    assert difference.mean() <= 5e-4
 
 
 @pytest.mark.parametrize(("mode", "new_format"), [("w", False), ("w:gz", True)])

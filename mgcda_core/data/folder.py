@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from mgcda_core.config import ConfigError
-from mgcda_core.data.sample import IMAGE_SUFFIXES, DataError, read_rgb
+from mgcda_core.data.sample import IMAGE_SUFFIXES, DataError, read_pixels, read_rgb
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 
 
@@ -81,12 +81,7 @@ class LabelledFolder:
 
 def read_mask(path: Path) -> np.ndarray:
     """Mask file -> values uint8 or uint16 [H, W]; DataError unless it is grey, or colour with equal channels."""
-    try:
-        mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    except cv2.error:  # sizes beyond OpenCV's limit
-        mask = None
-    if mask is None:
-        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    mask = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if mask.ndim == 3:
         if not ((mask[..., 0] == mask[..., 1]) & (mask[..., 0] == mask[..., 2])).all():
             raise DataError(f"{path} is a colour picture: a mask is one channel of label values, not of colours")

@@ -77,8 +77,8 @@ def frames_to_bag(
 
     frames: (uint8 [H, W, 3] RGB, stamp in nanoseconds or None) in order, each read once; frames without a stamp, or
     with one that does not increase, are set 1 / rate_hz after the one before. infos: (stamp in nanoseconds, CameraInfo
-    message of rosbags) by stamp; a frame gets the last one up to its own stamp, or the first. Returns `out`, a rosbag2 folder. Raises
-    ValueError if there is no frame, FileExistsError if `out` is something else than a recording.
+    message of rosbags) by stamp; a frame gets the last one up to its own stamp, or the first. Returns `out`, a rosbag2
+    folder. Raises ValueError if there is no frame, FileExistsError if `out` is something else than a recording.
     """
     if not rate_hz > 0:
         raise ValueError(f"rate_hz must be positive, not {rate_hz}")

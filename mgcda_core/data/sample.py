@@ -69,20 +69,26 @@ class Scenes:
 
 def read_rgb(path: Path) -> np.ndarray:
     """Image file -> uint8 [H, W, 3] RGB; DataError names a missing or unreadable file."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if image is None:
-        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(read_pixels(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: Path) -> np.ndarray:
     """Single-channel 8-bit label file -> uint8 [H, W]; DataError names a missing, unreadable or colour file."""
-    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if label is None:
-        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    label = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DataError(f"{path} has shape {label.shape} and type {label.dtype}: a label is one 8-bit channel")
     return label
+
+
+def read_pixels(path: Path, flags: int) -> np.ndarray:
+    """Image file -> what `cv2.imread(path, flags)` gives; DataError names a missing or unreadable file."""
+    try:
+        pixels = cv2.imread(str(path), flags) if path.is_file() else None
+    except cv2.error:  # a header that claims a size beyond OpenCV's limit
+        pixels = None
+    if pixels is None:
+        raise DataError(f"{path} is {'not a readable image' if path.is_file() else 'missing'}: replace or remove it")
+    return pixels
 
 
 def pair_by_stem(images: Path, labels: Path, keep: str = "") -> tuple[tuple[Path, Path], ...]:

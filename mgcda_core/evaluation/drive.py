@@ -39,5 +39,5 @@ def render(
     taken = Path(source).resolve()
     if out.resolve() in (taken, taken.parent):
         raise ValueError(f"{out} would overwrite the source {source}: choose another folder")
-    frames = ((frame.image, frame.stamp_ns) for frame in open_source(source, topic))
-    return frames_to_bag(frames, out, rate_hz, camera_infos(source, topic))
+    real = ((frame.image, frame.stamp_ns) for frame in open_source(source, topic))
+    return frames_to_bag(real, out, rate_hz, camera_infos(source, topic))

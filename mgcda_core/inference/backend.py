@@ -11,7 +11,11 @@ from mgcda_core.config import SegmenterConfig
 
 
 class Backend(Protocol):
-    """A loaded chain on a device. Not thread-safe: one thread at a time."""
+    """A loaded chain on a device.
+
+    On the CPU several threads may `run` at a time: it only reads the weights and keeps nothing of an image, so nothing
+    shared is written. On a GPU one thread at a time; callers see to it.
+    """
 
     @property
     def name(self) -> str:

@@ -39,7 +39,7 @@ def bag_frames(path: Path, topic: str | None = None) -> Iterator[Frame]:
 
 
 def bag_camera_infos(path: Path, topic: str | None = None) -> list[tuple[int, Any]]:
-    """CameraInfo of the image topic of a recording: (stamp in ns, message) in order, without repetitions.
+    """CameraInfo of the image topic of a recording: (stamp in ns, message) by stamp, without repetitions.
 
     The CameraInfo topic is the one beside the image topic, or the only one. The list is empty if there is none, or if
     the recording is cut off (bag_frames says so). Raises SourceError if it is damaged or the image topic is not clear.
@@ -63,7 +63,7 @@ def bag_camera_infos(path: Path, topic: str | None = None) -> list[tuple[int, An
                 infos.append((_stamp_ns(info), info))
     finally:
         reader.close()
-    return infos
+    return sorted(infos, key=lambda entry: entry[0])
 
 
 def _info_topic(image: str, msgtype: str, with_infos: set[str]) -> str | None:

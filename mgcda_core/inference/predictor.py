@@ -14,7 +14,7 @@ from mgcda_core.prediction import Prediction
 
 
 class Predictor:
-    """Callable uint8 [H, W, 3] RGB -> `Prediction`. One thread at a time.
+    """Callable uint8 [H, W, 3] RGB -> `Prediction`; several threads at a time on the CPU, one on a GPU (see `Backend`).
 
     `threshold` in [0, 1] is the score from which a pixel is masked; None takes the weights' own. It may be set at any
     time and holds from the next image on.

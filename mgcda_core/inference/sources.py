@@ -59,7 +59,7 @@ def open_source(path: str | Path, topic: str | None = None) -> Iterator[Frame]:
 
 
 def camera_infos(path: str | Path, topic: str | None = None) -> list[tuple[int, Any]]:
-    """Calibration that belongs to the frames of `open_source(path, topic)`: (stamp in ns, CameraInfo), each change once.
+    """Calibration of the frames of `open_source(path, topic)`: (stamp in ns, CameraInfo), each change once.
 
     Only recordings have one, and not all of them: else the list is empty. The messages are those of rosbags. Raises
     what open_source raises.

@@ -59,11 +59,6 @@ def truncate_8bit(x: Tensor) -> Tensor:
     return (x * 255).clamp(0, 255).floor() / 255
 
 
-def round_8bit(x: Tensor) -> Tensor:
-    """[0, 1] floats to the nearest 8-bit step, half to even: what OpenCV's image writer does (spec 1.4)."""
-    return (x * 255).clamp(0, 255).round() / 255
-
-
 def _passes(x: Tensor, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """(axis, target length) of the two passes: along rows first, unless Pillow 13 does columns first.
 

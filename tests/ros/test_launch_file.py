@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mgcda_ros.node_process import FAST_DDS_2
 from mgcda_ros.parameters import FIELDS
 
 LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "mgcda.launch.py"
@@ -47,9 +48,14 @@ def start(launch_file: dict[str, Any], **given: str) -> list[Action]:
     return launch_file["start"](defaults | given)
 
 
-def test_without_arguments_only_the_shipped_files_count(launch_file: dict[str, Any]):
+@pytest.mark.parametrize(("distribution", "library"), [("humble", "FASTRTPS"), ("jazzy", "FASTRTPS"), ("", "FASTDDS")])
+def test_without_arguments_only_the_shipped_files_count(
+    launch_file: dict[str, Any], distribution: str, library: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ROS_DISTRO", distribution)
     environment, node = start(launch_file)
-    assert environment.arguments[0] == "FASTDDS_DEFAULT_PROFILES_FILE"
+    assert environment.arguments[0] == f"{library}_DEFAULT_PROFILES_FILE"
+    assert launch_file["FAST_DDS_2"] == FAST_DDS_2
     assert Path(environment.arguments[1]).is_file()
     params_file, overrides = node.fields["parameters"]
     assert Path(params_file).is_file()
@@ -65,6 +71,11 @@ def test_arguments_become_parameters_of_the_right_type_and_remappings(launch_fil
     assert type(overrides["camera_height"]) is float
     assert node.fields["remappings"][0] == ("image", "/cam/image_raw")
     assert node.fields["namespace"] == "front"
+
+
+def test_log_level_counts_in_every_namespace(launch_file: dict[str, Any]):
+    (node,) = start(launch_file, dds_profile="", namespace="front", log_level="warn")
+    assert node.fields["arguments"] == ["--ros-args", "--log-level", "warn"]  # a logger's name would hold the namespace
 
 
 def test_every_parameter_it_sets_exists(launch_file: dict[str, Any]):

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from node_client import node_and_client
+from node_client import Client, node_and_client
 
-from mgcda_ros.node_process import running_node
+from mgcda_ros.node_process import running_node, wait_active
 
 pytestmark = pytest.mark.ros
+STUCK = """
+import sys, threading, time, types
+import torch
+from mgcda_ros import lifecycle_node, node
+
+class Predictor:
+    backend = types.SimpleNamespace(device="cpu", name="slow", sha256="")
+    config = types.SimpleNamespace(threshold=0.5)
+
+    def __call__(self, image):
+        if threading.current_thread() is threading.main_thread():
+            return  # the warm-up
+        print("in work", flush=True)
+        end = time.monotonic() + 20.0
+        while time.monotonic() < end:
+            torch.nn.functional.conv2d(torch.ones(1, 8, 64, 64), torch.ones(8, 8, 3, 3))
+
+torch.set_num_threads(1)
+lifecycle_node.load = lambda *_, **__: Predictor()
+lifecycle_node.EXIT_TIMEOUT_S = 0.2
+sys.exit(node.main())
+"""
 
 
 def test_without_parameters_it_loads_lite_from_any_directory(ros: None, tmp_path: Path):
@@ -66,3 +89,33 @@ def test_repeated_sigint_in_the_clean_up_is_still_exit_code_0(ros: None, tiny_we
             time.sleep(0.02)
         assert process.returncode == 0
         assert "Traceback" not in log.read_text()
+
+
+def test_a_frame_that_outlasts_the_end_is_still_exit_code_0(ros: None, tmp_path: Path):
+    """The interpreter would abort (134) with a thread inside torch."""
+    log = tmp_path / "node.log"
+    client = Client()
+    command = [sys.executable, "-c", STUCK]
+    with log.open("w") as stream, subprocess.Popen(command, stdout=stream, stderr=stream, text=True) as node:
+        try:
+            wait_active(client, client.spinner, node, 60.0)
+            client.ready()
+            client.images.publish(client.message(np.zeros((32, 32, 3), np.uint8)))
+            assert client.until(lambda: "in work" in log.read_text())
+            node.send_signal(signal.SIGINT)
+            assert node.wait(10.0) == 0, log.read_text()
+        finally:
+            node.kill()
+            client.destroy_node()
+    assert "did not end in time" in log.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_imports_is_exit_code_0_without_a_word(number: signal.Signals, tmp_path: Path):
+    with running_node(cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        status = Path(f"/proc/{process.pid}/status")
+        while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGTERM - 1) & 1:
+            time.sleep(0.005)  # the interpreter starts: the handlers are not there yet
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20.0)
+    assert (process.returncode, said) == (0, "")

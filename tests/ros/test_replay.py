@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import StoragePlugin
 from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import Image
 
 from mgcda_ros.playback import PlaybackError, items
+from mgcda_ros.recorder import Recorder
+from mgcda_ros.replay import MASK, OUTPUTS, Player
 
 pytestmark = pytest.mark.ros
 FRAMES, HEIGHT, WIDTH = 5, 48, 64
@@ -33,8 +37,8 @@ def write_bag(path: Path, topics: tuple[str, ...] = ("/camera/image_raw",), cali
         infos = writer.add_connection("/camera/camera_info", info_type, typestore=STORE) if calibrated else None
         for stamp in stamps:
             seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-            time = TYPES["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
-            header = TYPES["std_msgs/msg/Header"](stamp=time, frame_id="camera")
+            when = TYPES["builtin_interfaces/msg/Time"](sec=seconds, nanosec=nanoseconds)
+            header = TYPES["std_msgs/msg/Header"](stamp=when, frame_id="camera")
             data = np.random.default_rng(stamp % 97).integers(0, 256, HEIGHT * WIDTH * 3, np.uint8)
             image = TYPES[image_type](
                 header=header, height=HEIGHT, width=WIDTH, encoding="rgb8", is_bigendian=0, step=WIDTH * 3, data=data
@@ -95,6 +99,21 @@ def test_a_folder_of_images_at_a_fixed_rate(tiny_weights: Path, tmp_path: Path):
     assert report["frames_in"] == 3
     assert report["masks_out"] + report["drops"] == 3
     assert report["masks_out"] >= 2
+
+
+def test_time_that_is_up_still_serves_the_outputs(ros: None, tmp_path: Path):
+    """A rate that the player cannot hold."""
+    topics = {topic: kind for topic, (_, kind) in OUTPUTS.items()}
+    with Recorder(tmp_path / "r.mcap", topics) as recorder:
+        player = Player(recorder)
+        stand_in = player.create_publisher(Image, MASK, 10)
+        assert player.spin_until(lambda: stand_in.get_subscription_count() == 1, 10.0)
+        for count in range(1, 4):
+            stand_in.publish(Image())
+            time.sleep(0.1)
+            assert not player.spin_until(lambda: False, -1.0)
+            assert player.masks_out == count
+        player.destroy_node()
 
 
 def test_failures_are_one_line_and_leave_no_old_result(tmp_path: Path):
