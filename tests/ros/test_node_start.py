@@ -116,6 +116,7 @@ def test_a_signal_during_the_imports_is_exit_code_0_without_a_word(number: signa
         status = Path(f"/proc/{process.pid}/status")
         while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) >> (signal.SIGTERM - 1) & 1:
             time.sleep(0.005)  # the interpreter starts: the handlers are not there yet
+        assert "/cv2/" not in Path(f"/proc/{process.pid}/maps").read_text()  # one of the last imports
         process.send_signal(number)
         _, said = process.communicate(timeout=20.0)
     assert (process.returncode, said) == (0, "")
