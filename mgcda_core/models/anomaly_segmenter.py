@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mgcda_core.config import SegmenterConfig
 from mgcda_core.models import resize, uncertainty
-from mgcda_core.models.dissimilarity import DissimilarityNet
+from mgcda_core.models.dissimilarity import DissimilarityNet, semantic_maps
 from mgcda_core.models.encoders import Vgg19Slices
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
@@ -148,7 +148,7 @@ class AnomalySegmenter(nn.Module):
             size,
         )
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")
-        semantic = F.one_hot(labels, logits.shape[1]).permute(0, 3, 1, 2).float()
+        semantic = semantic_maps(labels, logits.shape[1])
         prior = torch.cat([entropy, difference, distance], 1)
         return Stages(
             resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
@@ -188,7 +188,7 @@ class AnomalySegmenter(nn.Module):
             1,
         )
         labels_at_size = resize.resize_nearest(labels[:, None].float(), size)[:, 0].long()
-        semantic = F.one_hot(labels_at_size, logits.shape[1]).permute(0, 3, 1, 2).float()
+        semantic = semantic_maps(labels_at_size, logits.shape[1])
         return Stages(
             resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
             prior, raw,
