@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pickle_attack import Attack
 from synboost_archive import write_archive
 from torch import Tensor
 
@@ -238,14 +239,6 @@ def test_a_key_the_widths_need_is_named(
 def test_a_generator_of_another_aspect_is_refused(tmp_path: Path, checkpoints: dict[str, Any], vgg19: Path):
     checkpoints["latest_net_G.pth"]["fc.weight"] = torch.zeros(16 * 4 * 3, 8)
     assert_refused(write_archive(tmp_path / "models.tar", checkpoints), vgg19, "192 rows", "twice as wide")
-
-
-class Attack:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.marker,)
 
 
 @pytest.mark.parametrize("new_format", [True, False])

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pickle_attack import Attack
 from safetensors.torch import save_file
 
 from mgcda_core.config import PROFILES, SegmenterConfig
@@ -123,16 +124,6 @@ def test_a_truncated_file_is_refused(saved: Path, kept: float):
 def test_a_garbled_file_is_refused(saved: Path):
     saved.write_bytes(b"\xff" * 500)
     assert_refused(saved, str(saved))
-
-
-class Attack:
-    """Unpickling it would create a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.marker,)
 
 
 @pytest.mark.parametrize("new_format", [True, False])
