@@ -220,7 +220,7 @@ class LoopConfig:
     checkpoint_every: int = 500
     """Steps between checkpoints."""
     minutes: float = 0.0
-    """Stop after this many minutes with a checkpoint, to be resumed; 0 = no limit."""
+    """Stop after this many minutes, with a checkpoint to resume from and the weights of that moment; 0 = no limit."""
 
 
 @dataclass(frozen=True)
