@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mgcda_core.cli_arguments import Integers, Kinds, command_arguments, training_arguments
+from mgcda_core.cli_arguments import Integers, Kinds, command_arguments, config_arguments
 from mgcda_core.config import ConfigError
 
 INSTALL = {
@@ -106,6 +106,33 @@ def evaluate(
     print(report.line())
 
 
+def data_check(
+    dataset: str,
+    root: Path,
+    split: str | None = None,
+    out: Path = Path("out/data"),
+    anomaly_values: Integers = ANOMALY,
+    ignore_values: Integers = IGNORE,
+    normal_values: Integers = NORMAL,
+) -> None:
+    """Read every file of a data set: counts, sizes, labels, files at fault, and a sheet of samples to look at.
+
+    Args:
+        dataset: camvid, idd_lite, cityscapes, cityscapes_train_ids, cutouts, coco, pascal_voc,
+            fishyscapes_lost_and_found, fishyscapes_static, road_anomaly, smiyc_anomaly, smiyc_obstacle,
+            lost_and_found, streethazards, bdd_anomaly, or folder (images/ beside masks/).
+        root: folder of the set; its layout stands in the reader's file, mgcda_core/data/DATASET.py.
+        split: one split; without it all.
+        out: folder for the sheets, DATASET-SPLIT.png.
+        anomaly_values: of dataset folder: comma list of the mask values that mean anomaly.
+        ignore_values: of dataset folder: those that are not counted.
+        normal_values: of dataset folder: those that mean normal.
+    """
+    from mgcda_core.data.check import check
+
+    check(dataset, root, split, out, (anomaly_values, ignore_values, normal_values), _progress)
+
+
 def doctor() -> None:
     """Show versions, devices, backends, ROS and the shipped weights."""
     from mgcda_core.doctor import report
@@ -142,6 +169,9 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "train segmentation": ("train the segmentation network", lambda: _training("segmentation")),
     "train synthesis": ("train the re-synthesis", lambda: _training("synthesis")),
     "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
+    "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
+    "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
+    "data check": ("what a data set holds, its faults, a sheet to look at", lambda: data_check),
     "import synboost": ("published SynBoost checkpoints to one weights file", lambda: import_synboost),
     "render": (
         "draw a road drive with its truth as a recording",
@@ -207,8 +237,8 @@ def _run(words: list[str]) -> int:
         doctor()
         return 0
     arguments = (
-        training_arguments(name, rest)
-        if name.startswith("train ")
+        config_arguments(name, rest)
+        if name.startswith("train ") or name in ("prepare", "ladder")
         else command_arguments(name, function, rest, POSITIONAL.get(name))
     )
     result = function(**arguments)

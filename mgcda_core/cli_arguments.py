@@ -57,20 +57,27 @@ def command_arguments(
     return parser.instantiate(parser.parse_args(list(words))).as_dict()
 
 
-def training_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """config, run and resume of `mgcda train ...`: every field of the configuration is a flag and a YAML key."""
+def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """config and the other keywords of a command that a configuration class describes (train ..., prepare, ladder).
+
+    Every field of the class is a flag and a YAML key.
+    """
     from mgcda_core import config
 
-    part = name.split()[1]
-    kind = {"segmentation": config.SegmentationTraining, "synthesis": config.SynthesisTraining,
-            "dissimilarity": config.DissimilarityTraining}[part]  # fmt: skip
-    parser = _parser(name, f"Train the {part} network; every field of the configuration is a flag.")
-    parser.usage = f"mgcda {name} --config FILE --run DIR [--resume] [--FIELD VALUE ...]"
+    kind = {"train segmentation": config.SegmentationTraining, "train synthesis": config.SynthesisTraining,
+            "train dissimilarity": config.DissimilarityTraining, "prepare": config.PrepareConfig,
+            "ladder": config.LadderConfig}[name]  # fmt: skip
+    folder, text = ("run", "folder of the run: checkpoints, metrics, weights") if name.startswith("train ") else (
+        "out", "folder to write; what stands there already is kept")  # fmt: skip
+    resume = " [--resume]" if folder == "run" else ""
+    parser = _parser(name, f"{(kind.__doc__ or '').splitlines()[0]} Every field of the configuration is a flag.")
+    parser.usage = f"mgcda {name} --config FILE --{folder} DIR{resume} [--FIELD VALUE ...]"
     parser.add_argument("--config", action="config", help="YAML file with the fields below; flags override it")
-    parser.add_argument("--run", type=Path, required=True, help="folder of the run: checkpoints, metrics, weights")
-    parser.add_argument(
-        "--resume", type=bool, nargs="?", const=True, default=False, help="go on from the last checkpoint"
-    )
+    parser.add_argument(f"--{folder}", type=Path, required=True, help=text)
+    if resume:
+        parser.add_argument(
+            "--resume", type=bool, nargs="?", const=True, default=False, help="go on from the last checkpoint"
+        )
     parser.add_class_arguments(kind, None, as_positional=False)
     values = parser.parse_args(list(words))
     try:
@@ -78,7 +85,7 @@ def training_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
         built = kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind)})
     except config.ConfigError as error:
         parser.error(str(error))
-    return {"config": built, "run": values.run, "resume": values.resume}
+    return {"config": built, folder: values[folder], **({"resume": values.resume} if resume else {})}
 
 
 def _parser(name: str, description: str) -> ArgumentParser:

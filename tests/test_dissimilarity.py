@@ -69,6 +69,20 @@ def test_feature_shapes() -> None:
     assert decoder.shape == (2, 8, 24, 32)
 
 
+@pytest.mark.parametrize("correlation", [True, False])
+def test_the_pyramid_is_what_the_decoder_reads(correlation: bool) -> None:
+    net = _net(width=0.125, correlation=correlation)
+    seen: list[Tensor] = []
+    net.conv1.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    logits, levels, decoder = net.pyramid(*_inputs(2, 24, 32))
+    assert [tuple(fused.shape) for _, fused in levels] == [(2, 8 * 2**k, 24 // 2**k, 32 // 2**k) for k in range(4)]
+    assert all((channel is not None) == correlation for channel, _ in levels)
+    assert all(channel.shape[1] == 1 for channel, _ in levels if channel is not None)
+    assert torch.equal(seen[0], torch.cat([x for x in levels[3] if x is not None], 1))
+    for one, other in zip(net.features(*_inputs(2, 24, 32)), (logits, levels[3][1], decoder), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_odd_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="divisible by 8, got 20 x 32"):
         _net()(*_inputs(1, 20, 32))

@@ -1,8 +1,7 @@
-"""Readers of road scenes and cut-outs, on small trees in the data sets' layouts."""
+"""Readers of road scenes, on small trees in the data sets' layouts."""
 
 from __future__ import annotations
 
-import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -13,8 +12,7 @@ import numpy as np
 import pytest
 
 from mgcda_core.data.camvid import load_camvid
-from mgcda_core.data.cityscapes import load_cityscapes_train_ids
-from mgcda_core.data.cutouts import load_cutouts
+from mgcda_core.data.cityscapes import load_cityscapes, load_cityscapes_train_ids
 from mgcda_core.data.folder import read_mask
 from mgcda_core.data.idd import load_idd_lite
 from mgcda_core.data.sample import DataError, read_label, read_rgb
@@ -34,8 +32,12 @@ def striped(values: int) -> np.ndarray:
 def test_camvid_void_is_255_and_coarse_classes_list_their_train_ids(tmp_path: Path) -> None:
     write_pair(tmp_path / "train/images", tmp_path / "train/labels", "a", striped(12))
     scenes = load_camvid(tmp_path, "train")
-    label, table = scenes[0].label, scenes.train_id_table()
-    assert set(np.unique(label)) == {*range(11), 255}
+    scene, table = scenes[0], scenes.train_id_table()
+    assert set(np.unique(scene.label)) == {*range(11), 255}
+    assert scene.raw is not None
+    assert set(np.unique(scene.raw)) == set(range(12))
+    assert ((scene.raw == 11) == (scene.label == 255)).all()
+    assert scenes.void_values == (11,)
     assert table[3].nonzero()[0].tolist() == [0]
     assert table[8].nonzero()[0].tolist() == [13, 14, 15, 16]
     assert not table[255].any()
@@ -64,26 +66,67 @@ def test_sizes_that_differ_and_missing_labels_are_named(tmp_path: Path) -> None:
         load_cityscapes_train_ids(tmp_path)
 
 
+CITY = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+"""Label ids of the train ids 0..18 (spec 1.3)."""
+
+
+def write_cityscapes(root: Path, stem: str, label_ids: np.ndarray, instances: np.ndarray, split: str = "train") -> Path:
+    """One frame in the published layout; returns its labelIds file."""
+    city = stem.split("_")[0]
+    image = root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png"
+    truth = root / "gtFine" / split / city
+    image.parent.mkdir(parents=True, exist_ok=True)
+    truth.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(image), np.full((*label_ids.shape, 3), 100, np.uint8))
+    cv2.imwrite(str(truth / f"{stem}_gtFine_labelIds.png"), label_ids)
+    cv2.imwrite(str(truth / f"{stem}_gtFine_instanceIds.png"), instances)
+    return truth / f"{stem}_gtFine_labelIds.png"
+
+
+def test_published_cityscapes_gives_train_ids_label_ids_and_instances(tmp_path: Path) -> None:
+    label_ids = np.tile(np.arange(34, dtype=np.uint8), (4, 1))
+    instances = label_ids.astype(np.uint16)
+    instances[:2, 26] = 26_003
+    write_cityscapes(tmp_path, "ulm_000001_000019", label_ids, instances)
+    write_cityscapes(tmp_path, "aachen_000000_000019", label_ids, instances)
+    write_cityscapes(tmp_path, "lindau_000000_000019", label_ids, instances, "val")
+    scenes = load_cityscapes(tmp_path, "train")
+    assert [scenes[i].name for i in range(len(scenes))] == [
+        "cityscapes/aachen_000000_000019", "cityscapes/ulm_000001_000019"
+    ]  # fmt: skip
+    scene = scenes[0]
+    assert scene.label[0].tolist() == [CITY.index(i) if i in CITY else 255 for i in range(34)]
+    assert scene.raw is not None and (scene.raw == label_ids).all()
+    assert scene.instances is not None and scene.instances.dtype == np.int32
+    assert scene.instances[:, 26].tolist() == [26_003, 26_003, 26, 26]
+    assert scenes.void_values == (4, 5)
+    assert scenes.train_id_table()[18].nonzero()[0].tolist() == [18]
+    assert len(load_cityscapes(tmp_path, "val")) == 1
+
+
+def test_faults_of_published_cityscapes_name_file_and_value(tmp_path: Path) -> None:
+    label_ids = np.full((4, 6), 26, np.uint8)
+    label = write_cityscapes(tmp_path, "ulm_000000_000019", label_ids, np.full((4, 6), 34_001, np.uint16))
+    with pytest.raises(DataError, match=r"ulm_000000_000019_gtFine_instanceIds\.png holds the instance 34001"):
+        load_cityscapes(tmp_path, "train")[0]
+    write_cityscapes(tmp_path, "ulm_000000_000019", label_ids, label_ids)
+    with pytest.raises(DataError, match=r"instanceIds\.png is uint8 .* must be 16 bit"):
+        load_cityscapes(tmp_path, "train")[0]
+    write_cityscapes(tmp_path, "ulm_000000_000019", np.full((4, 6), 34, np.uint8), label_ids.astype(np.uint16))
+    with pytest.raises(DataError, match=r"labelIds\.png holds the value 34"):
+        load_cityscapes(tmp_path, "train")[0]
+    label.unlink()
+    with pytest.raises(DataError, match=r"labelIds\.png is missing \(1 of 2 label files are\)"):
+        load_cityscapes(tmp_path, "train")
+    with pytest.raises(DataError, match=r"leftImg8bit/val holds no"):
+        load_cityscapes(tmp_path, "val")
+
+
 def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
     write_pair(tmp_path / "images", tmp_path / "masks", "x", striped(7))
     (tmp_path / "images/x.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"x\.jpg is not a readable image"):
         load_cityscapes_train_ids(tmp_path)[0]
-
-
-def test_cutouts_leave_out_road_classes_and_small_objects(tmp_path: Path) -> None:
-    mask = np.zeros((60, 90), np.uint8)
-    mask[5:45, 5:45], mask[10:50, 50:85], mask[0:3, 0:3] = 1, 2, 3
-    write_pair(tmp_path / "images", tmp_path / "masks", "x", mask)
-    (tmp_path / "instances.json").write_text(
-        json.dumps({"x": {"1": {"class": "dog"}, "2": {"class": "car"}, "3": {"class": "dog"}}})
-    )
-    (cutout,) = load_cutouts(tmp_path)
-    assert cutout.name.endswith("x#1")
-    assert cutout.rgba.shape == (40, 40, 4)
-    assert (cutout.rgba[..., 3] == 255).all()
-    with pytest.raises(DataError, match="no object"):
-        load_cutouts(tmp_path, min_pixels=100_000)
 
 
 @pytest.mark.parametrize("read", [read_rgb, read_label, read_mask])

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from mgcda_core.config import AugmentConfig
 
 
-def crop(
-    image: np.ndarray, label: np.ndarray, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """A random window of the drawn aspect and zoom, flipped half the time, still at the source's resolution.
+@dataclass(frozen=True)
+class Window:
+    """A part of an image, mirrored or not."""
 
-    Args: image uint8 [H, W, 3], label uint8 [H, W]. Returns views or copies of the same window of both.
-    """
-    height, width = label.shape
+    top: int
+    left: int
+    height: int
+    width: int
+    flip: bool
+
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """This part of [H, W, ...], as a view or, mirrored, a copy."""
+        part = pixels[self.top : self.top + self.height, self.left : self.left + self.width]
+        return np.ascontiguousarray(part[:, ::-1]) if self.flip else part
+
+
+def draw_window(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> Window:
+    """A random part of a height x width image, of the drawn aspect and zoom, by chance mirrored."""
     aspect = rng.uniform(*config.aspect)
     rows = min(height, width / aspect)
     most = float(np.clip(rows / config.least_rows, 1.0, config.zoom[1]))
     window_h = int(rows / np.exp(rng.uniform(np.log(config.zoom[0]), np.log(max(most, config.zoom[0])))))
     window_w = min(width, int(window_h * aspect))
     top, left = int(rng.integers(0, height - window_h + 1)), int(rng.integers(0, width - window_w + 1))
-    window = np.s_[top : top + window_h, left : left + window_w]
-    if rng.random() < config.flip:
-        return np.ascontiguousarray(image[window][:, ::-1]), np.ascontiguousarray(label[window][:, ::-1])
-    return image[window], label[window]
+    return Window(top, left, window_h, window_w, bool(rng.random() < config.flip))
+
+
+def crop(
+    image: np.ndarray, label: np.ndarray, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same `draw_window` of both, still at the source's resolution.
+
+    Args: image uint8 [H, W, 3], label uint8 [H, W]. Returns views or copies.
+    """
+    window = draw_window(*label.shape, config, rng)
+    return window.cut(image), window.cut(label)
 
 
 def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

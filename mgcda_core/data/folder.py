@@ -1,4 +1,4 @@
-"""A labelled set as two folders, images and masks, paired by file stem; any label values, mapped to 0, 1, 255."""
+"""Labelled sets for evaluation: pairs of image and mask files, any label values, mapped to 0, 1, 255."""
 
 from __future__ import annotations
 
@@ -25,13 +25,65 @@ class LabelledImage:
     stem: str
 
 
-class LabelledFolder:
-    """Images and masks of the same stem, whatever their extensions; read when indexed.
+class LabelledPairs:
+    """Image and mask files of one set, read when indexed; `pairs` holds their paths.
 
     `anomaly_values`, `ignore_values` and `normal_values` are the mask values that mean 1, 255 and 0. Any other value
-    in a mask is an error: a wrong flag must not pass as a bad score. Masks without an image are left out. Raises
-    ConfigError for a value in two lists, DataError for a missing folder, an empty one, two files of one stem in one
-    folder, or an image without a mask.
+    in a mask is an error: a wrong layout must not pass as a bad score. Raises ConfigError for a value in two lists.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pairs: Sequence[tuple[Path, Path]],
+        anomaly_values: Sequence[int] = (1,),
+        ignore_values: Sequence[int] = (255,),
+        normal_values: Sequence[int] = (0,),
+    ) -> None:
+        self.name, self.pairs = name, tuple(pairs)
+        self.anomaly_values, self.ignore_values = tuple(anomaly_values), tuple(ignore_values)
+        self.meaning = _meaning(anomaly_values, ignore_values, normal_values)
+        stems = [image.stem for image, _ in pairs]
+        if len(set(stems)) < len(stems):  # folders that number their frames alike
+            stems = [f"{image.parent.name}_{image.stem}" for image, _ in pairs]
+        self._stems = stems
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> LabelledImage:
+        """Reads one pair; DataError names the file that is unreadable, of another size, or holds an unknown value."""
+        image_path, mask_path = self.pairs[index]
+        image, mask = self.read_image(index), read_mask(mask_path)
+        if image.shape[:2] != mask.shape:
+            raise DataError(
+                f"{mask_path} is {mask.shape[0]}x{mask.shape[1]} pixels (height x width), its image {image_path} "
+                f"{image.shape[0]}x{image.shape[1]}: they must have the same size"
+            )
+        return LabelledImage(image, self._label(mask, mask_path), self._stems[index])
+
+    def read_image(self, index: int) -> np.ndarray:
+        """Image of one pair: uint8 [H, W, 3] RGB."""
+        return read_rgb(self.pairs[index][0])
+
+    def _label(self, mask: np.ndarray, path: Path) -> np.ndarray:
+        label = np.zeros(mask.shape, np.uint8)
+        for value in np.unique(mask):
+            if int(value) not in self.meaning:
+                raise DataError(f"{path} holds the value {value}, which {self._unknown()}")
+            label[mask == value] = self.meaning[int(value)]
+        return label
+
+    def _unknown(self) -> str:
+        normal, anomaly, ignore = (_listed(self.meaning, label) for label in (NORMAL, ANOMALY, IGNORE))
+        return f"{self.name} does not know: normal is {normal}, anomaly {anomaly}, ignored {ignore}"
+
+
+class LabelledFolder(LabelledPairs):
+    """Images and masks of the same stem in two folders, whatever their extensions.
+
+    Masks without an image are left out. Raises ConfigError for a value in two lists, DataError for a missing folder,
+    an empty one, two files of one stem in one folder, or an image without a mask.
     """
 
     def __init__(
@@ -42,41 +94,24 @@ class LabelledFolder:
         ignore_values: Sequence[int] = (255,),
         normal_values: Sequence[int] = (0,),
     ) -> None:
-        self.anomaly_values, self.ignore_values = tuple(anomaly_values), tuple(ignore_values)
-        self._meaning = _meaning(anomaly_values, ignore_values, normal_values)
         found, labels = _by_stem(Path(images)), _by_stem(Path(masks))
-        missing = [path for stem, path in found.items() if stem not in labels]
+        missing = [
+            f"{path} has no mask: {masks} holds no image file named {stem}.*"
+            for stem, path in found.items()
+            if stem not in labels
+        ]
         if missing:
-            raise DataError(f"{missing[0]} has no mask: {masks} holds no image file named {missing[0].stem}.*"
-                            f"{f' ({len(missing)} images lack one)' if len(missing) > 1 else ''}")  # fmt: skip
-        self.pairs = tuple((path, labels[stem]) for stem, path in found.items())
+            more = f" ({len(missing)} images lack one)" if len(missing) > 1 else ""
+            raise DataError(missing[0] + more, missing)
+        pairs = [(path, labels[stem]) for stem, path in found.items()]
+        super().__init__("folder", pairs, anomaly_values, ignore_values, normal_values)
 
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> LabelledImage:
-        """Reads one pair; DataError names the file that is unreadable, of another size, or holds an unknown value."""
-        image_path, mask_path = self.pairs[index]
-        image, mask = read_rgb(image_path), read_mask(mask_path)
-        if image.shape[:2] != mask.shape:
-            raise DataError(
-                f"{mask_path} is {mask.shape[0]}x{mask.shape[1]} pixels (height x width), its image {image_path} "
-                f"{image.shape[0]}x{image.shape[1]}: they must have the same size"
-            )
-        return LabelledImage(image, self._label(mask, mask_path), image_path.stem)
-
-    def _label(self, mask: np.ndarray, path: Path) -> np.ndarray:
-        label = np.zeros(mask.shape, np.uint8)
-        for value in np.unique(mask):
-            if int(value) not in self._meaning:
-                raise DataError(
-                    f"{path} holds the value {value}, which has no meaning yet: "
-                    f"name it with --anomaly_values, --ignore_values or --normal_values "
-                    f"(now {_listed(self._meaning, ANOMALY)}, {_listed(self._meaning, IGNORE)} and "
-                    f"{_listed(self._meaning, NORMAL)})"
-                )
-            label[mask == value] = self._meaning[int(value)]
-        return label
+    def _unknown(self) -> str:
+        return (
+            "has no meaning yet: name it with --anomaly_values, --ignore_values or --normal_values "
+            f"(now {_listed(self.meaning, ANOMALY)}, {_listed(self.meaning, IGNORE)} and "
+            f"{_listed(self.meaning, NORMAL)})"
+        )
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -89,6 +124,16 @@ def read_mask(path: Path) -> np.ndarray:
     if mask.dtype not in (np.uint8, np.uint16):
         raise DataError(f"{path} holds {mask.dtype} values: a mask holds 8- or 16-bit whole numbers")
     return mask
+
+
+def existing_pairs(pairs: Sequence[tuple[Path, Path]], images: Path) -> list[tuple[Path, Path]]:
+    """The pairs, sorted; DataError if there is none (naming the folder `images`), or a mask is missing."""
+    if not pairs:
+        raise DataError(f"{images} holds no image of this set: check the root and the layout in the reader's docstring")
+    missing = [f"{mask} is missing, the mask of {image}" for image, mask in sorted(pairs) if not mask.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]} ({len(missing)} of {len(pairs)} masks are missing)", missing)
+    return sorted(pairs)
 
 
 def _meaning(anomaly: Sequence[int], ignore: Sequence[int], normal: Sequence[int]) -> dict[int, int]:

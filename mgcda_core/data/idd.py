@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from mgcda_core.data.sample import Scenes, pair_by_stem
-from mgcda_core.labels import IDD_LITE_TRAIN_IDS
+from mgcda_core.labels import IDD_LITE_TRAIN_IDS, IGNORE
 
 
 def load_idd_lite(root: Path, split: Literal["train", "val"]) -> Scenes:
     """The scenes of one split under `root`; raises DataError where the layout is not the one above."""
-    return Scenes("idd-lite", pair_by_stem(root / "images", root / "masks", f"{split}_"), IDD_LITE_TRAIN_IDS)
+    pairs = pair_by_stem(root / "images", root / "masks", f"{split}_")
+    return Scenes("idd-lite", pairs, IDD_LITE_TRAIN_IDS, (IGNORE,))

@@ -15,7 +15,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 class DataError(ValueError):
-    """A data set does not hold what its layout promises; the message names the file and the remedy."""
+    """A data set does not hold what its layout promises; the message names the file and the remedy.
+
+    `problems` has one such message for each file at fault, where several were found.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,10 @@ class Scene:
     """uint8 [H, W], the data set's own class numbers; 255 void."""
     name: str
     """Unique within the set."""
+    raw: np.ndarray | None = None
+    """uint8 [H, W], the label file's values, kinds of void told apart."""
+    instances: np.ndarray | None = None
+    """int32 [H, W], Cityscapes instance ids: label id, or 1000 x label id + k for the k-th object of the class."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +46,14 @@ class Scenes:
     """Image and label files of one data set, read when indexed.
 
     `classes[v]` holds the Cityscapes train ids a pixel of value v may be: several where the set's class is coarser,
-    none where it is void.
+    none where it is void. `void_values` are the label file's values that stand for unlabelled objects, from which
+    VoidClass makes anomalies.
     """
 
     name: str
     pairs: tuple[tuple[Path, Path], ...]
     classes: tuple[tuple[int, ...], ...]
+    void_values: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -48,16 +61,10 @@ class Scenes:
     def __getitem__(self, index: int) -> Scene:
         """Reads one scene; raises DataError naming the file if it is unreadable, mis-sized or wrongly labelled."""
         image_path, label_path = self.pairs[index]
-        image, label = read_rgb(image_path), read_label(label_path)
-        if image.shape[:2] != label.shape:
-            raise DataError(f"{label_path} is {label.shape}, its image {image.shape[:2]}: they must have the same size")
-        unknown = np.setdiff1d(np.unique(label), [*range(len(self.classes)), IGNORE])
-        if unknown.size:
-            raise DataError(
-                f"{label_path} holds the value {unknown[0]}; {self.name} labels are 0..{len(self.classes) - 1} and 255"
-            )
-        label = np.where(np.isin(label, [v for v, ids in enumerate(self.classes) if not ids]), IGNORE, label)
-        return Scene(image, label.astype(np.uint8), f"{self.name}/{image_path.stem}")
+        image, raw = read_rgb(image_path), read_label(label_path)
+        check_label(raw, label_path, image, len(self.classes), self.name)
+        label = np.where(np.isin(raw, [v for v, ids in enumerate(self.classes) if not ids]), IGNORE, raw)
+        return Scene(image, label.astype(np.uint8), f"{self.name}/{image_path.stem}", raw)
 
     def train_id_table(self) -> np.ndarray:
         """bool [256, 19]: which train ids a label value may be; all False for void."""
@@ -91,6 +98,15 @@ def read_pixels(path: Path, flags: int) -> np.ndarray:
     return pixels
 
 
+def check_label(label: np.ndarray, path: Path, image: np.ndarray, classes: int, name: str) -> None:
+    """Raises DataError unless the label file's pixels have the image's size and values 0..classes - 1 or 255."""
+    if image.shape[:2] != label.shape:
+        raise DataError(f"{path} is {label.shape}, its image {image.shape[:2]}: they must have the same size")
+    unknown = np.setdiff1d(np.unique(label), [*range(classes), IGNORE])
+    if unknown.size:
+        raise DataError(f"{path} holds the value {unknown[0]}; {name} labels are 0..{classes - 1} and 255")
+
+
 def pair_by_stem(images: Path, labels: Path, keep: str = "") -> tuple[tuple[Path, Path], ...]:
     """Image and .png label files of the same stem named `keep`*, sorted; DataError if none or unpaired."""
     for folder in (images, labels):
@@ -100,9 +116,9 @@ def pair_by_stem(images: Path, labels: Path, keep: str = "") -> tuple[tuple[Path
     if not found:
         raise DataError(f"{images} holds no image{f' named {keep}*' if keep else ''}")
     pairs = tuple((p, labels / f"{p.stem}.png") for p in found)
-    missing = [str(label) for _, label in pairs if not label.is_file()]
+    missing = [f"{image} has no label {label}" for image, label in pairs if not label.is_file()]
     if missing:
-        raise DataError(f"{len(missing)} images have no label, the first should be {missing[0]}")
+        raise DataError(f"{missing[0]} ({len(missing)} of {len(pairs)} images have none)", missing)
     return pairs
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_core.config import SegmenterConfig
+from mgcda_core.labels import IGNORE
 from mgcda_core.models import resize, uncertainty
 from mgcda_core.models.dissimilarity import DissimilarityNet, semantic_maps
 from mgcda_core.models.encoders import Vgg19Slices
@@ -79,14 +80,15 @@ class AnomalySegmenter(nn.Module):
         stages = self.stages(image)
         return self.to_input_size(self.compare(stages), stages, (image.shape[-2], image.shape[-1]))
 
-    def stages(self, image: Tensor, *, synthesis: Tensor | None = None) -> Stages:
+    def stages(self, image: Tensor, *, synthesis: Tensor | None = None, semantics: Tensor | None = None) -> Stages:
         """The frozen part of the chain on uint8 [B, 3, H, W] RGB; see `Stages`.
 
-        `synthesis` (float32 [B, 3, h, w] in [0, 1]) replaces the re-synthesis: for ablations.
+        `synthesis` (float32 [B, 3, h, w] in [0, 1]) replaces the re-synthesis: for ablations. `semantics` (int64
+        [B, H, W] train ids, 255 where the prediction stays) replaces the predicted classes: for VoidClass' options.
         """
         if self.config.scaling == "reference":
-            return self._reference_stages(image, synthesis)
-        return self._fixed_stages(image, synthesis)
+            return self._reference_stages(image, synthesis, semantics)
+        return self._fixed_stages(image, synthesis, semantics)
 
     def compare(self, stages: Stages) -> Tensor:
         """Dissimilarity logits float32 [B, 2, h, w] (class 1 = anomaly) of what `stages` returned."""
@@ -134,10 +136,12 @@ class AnomalySegmenter(nn.Module):
             return mu, mu, logvar
         return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar), mu, logvar
 
-    def _fixed_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
+    def _fixed_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
         size = self.config.dissimilarity.size
         resized, logits, maps36, small, coarse = self.synthesis_inputs(image)
-        labels = logits.argmax(1)
+        labels = _overridden(logits.argmax(1), semantics)
+        if semantics is not None:
+            maps36 = label_maps(_nearest(labels, self.config.synthesis.size))
         z, mu, logvar = self._style(coarse * 2 - 1)
         generated = self.generator(maps36, z).float()
         if synthesis is None:
@@ -163,19 +167,18 @@ class AnomalySegmenter(nn.Module):
         """
         resized = self.resized(image)
         logits = self.segmentation(self._segmentation_input(resized), size=self.config.dissimilarity.size).float()
-        labels = resize.resize_nearest(logits.argmax(1)[:, None].float(), self.config.synthesis.size)[:, 0].long()
+        labels = _nearest(logits.argmax(1), self.config.synthesis.size)
         small = _resize(resized / 255, self.config.dissimilarity.size)
         return resized, logits, label_maps(labels), small, _resize(small, self.config.synthesis.size)
 
-    def _reference_stages(self, image: Tensor, synthesis: Tensor | None) -> Stages:
+    def _reference_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
         size = self.config.dissimilarity.size
         resized = self.resized(image)
         logits = self.segmentation(self._segmentation_input(resized)).float()
-        labels = logits.argmax(1)
+        labels = _overridden(logits.argmax(1), semantics)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
-        small_labels = resize.resize_nearest(labels[:, None].float(), self.config.synthesis.size)[:, 0].long()
-        maps36 = label_maps(small_labels)
+        maps36 = label_maps(_nearest(labels, self.config.synthesis.size))
         coarse = resize.resize_bicubic_u8(resized.to(torch.uint8), self.config.synthesis.size).float() / 255
         z, mu, logvar = self._style(coarse * 2 - 1)
         generated = self.generator(maps36, z).float()
@@ -187,12 +190,22 @@ class AnomalySegmenter(nn.Module):
             [resize.resize_nearest(entropy, size), uncertainty.minmax_8bit(raw), resize.resize_nearest(distance, size)],
             1,
         )
-        labels_at_size = resize.resize_nearest(labels[:, None].float(), size)[:, 0].long()
-        semantic = semantic_maps(labels_at_size, logits.shape[1])
+        semantic = semantic_maps(_nearest(labels, size), logits.shape[1])
         return Stages(
             resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
             prior, raw,
         )  # fmt: skip
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return resize.resize_nearest(labels[:, None].float(), size)[:, 0].long()
+
+
+def _overridden(predicted: Tensor, semantics: Tensor | None) -> Tensor:
+    if semantics is None:
+        return predicted
+    semantics = _nearest(semantics, (predicted.shape[-2], predicted.shape[-1]))
+    return torch.where(semantics == IGNORE, predicted, semantics)
 
 
 def _shrinks(image: Tensor, size: tuple[int, int]) -> bool:

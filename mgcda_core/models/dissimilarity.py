@@ -13,6 +13,9 @@ _LEVELS = (64, 128, 256, 512)  # channels of the image features and of the fused
 _SEMANTIC = 32  # channels of the finest semantic features; it doubles per level
 _SPADE_HIDDEN = 128
 
+Level = tuple[Tensor | None, Tensor]
+"""Correlation channel, if any, and fused features of one encoder level."""
+
 
 def semantic_maps(labels_train: Tensor, num_classes: int = 19) -> Tensor:
     """Train ids [B, h, w], any integer type -> one-hot float32 [B, num_classes, h, w]; void (255) is all zero."""
@@ -68,36 +71,48 @@ class DissimilarityNet(nn.Module):
     def features(
         self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """`forward`, and what MGCDA's losses look at.
+        """`forward`, and the one encoder feature MGCDA's losses look at by default.
 
         Returns logits [B, 2, h, w], the fused features of the deepest level after the prior [B, 512 w, h/8, w/8]
         without the correlation channel, and the decoder feature [B, 64 w, h, w].
+        """
+        logits, levels, decoder_feature = self.pyramid(image, synthesis, semantic, prior)
+        return logits, levels[3][1], decoder_feature
+
+    def pyramid(
+        self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
+    ) -> tuple[Tensor, list[Level], Tensor]:
+        """`forward`, and what the decoder reads.
+
+        Returns logits [B, 2, h, w]; per level, fine to coarse (strides 1, 2, 4, 8), the raw correlation channel
+        [B, 1, ., .], None without one, and the fused features times the prior's [B, C, ., .] with C = 64, 128,
+        256, 512 w; and the decoder feature [B, 64 w, h, w].
         """
         height, width = image.shape[-2:]
         if height % 8 or width % 8:
             raise ValueError(f"DissimilarityNet needs height and width divisible by 8, got {height} x {width}")
         levels = self._fuse(image, synthesis, semantic, prior)
-        x = self.tconv1(self._refined(self.conv2, self.conv1(torch.cat(levels[3], 1)), semantic))
-        x = torch.cat([x, *levels[2]], 1)
+        first, second, third, fourth = ([x for x in level if x is not None] for level in levels)
+        x = self.tconv1(self._refined(self.conv2, self.conv1(torch.cat(fourth, 1)), semantic))
+        x = torch.cat([x, *third], 1)
         x = self.tconv3(self._refined(self.conv13, self.conv12(x), semantic))
-        x = torch.cat([x, *levels[1]], 1)
+        x = torch.cat([x, *second], 1)
         x = self.tconv2(self._refined(self.conv4, self.conv3(x), semantic))
-        x = torch.cat([x, *levels[0]], 1)
+        x = torch.cat([x, *first], 1)
         decoder_feature = self._refined(self.conv6, self.conv5(x), semantic)
-        return self.conv11(decoder_feature), levels[3][-1], decoder_feature
+        return self.conv11(decoder_feature), levels, decoder_feature
 
-    def _fuse(self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> list[list[Tensor]]:
-        """Per level, fine to coarse: the correlation channel, if any, and the fused features times the prior's."""
+    def _fuse(self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> list[Level]:
         both = self.vgg_encoder(torch.cat([image, synthesis]))  # one pass: the encoder is shared
         semantics = self.semantic_encoder(semantic) if self.config.semantic else [None] * 4
         priors = self.prior_encoder(prior) if self.config.prior else [None] * 4
-        levels = []
+        levels: list[Level] = []
         for level, conv in enumerate((self.conv10, self.conv9, self.conv8, self.conv7)):
             a, b = both[level].chunk(2)
             s, p = semantics[level], priors[level]
             x = conv(torch.cat([a, b] if s is None else [a, b, s], 1))
             x = x if p is None else x * p
-            levels.append([_correlation(a, b).to(x.dtype), x] if self.config.correlation else [x])
+            levels.append((_correlation(a, b).to(x.dtype) if self.config.correlation else None, x))
         return levels
 
     def _refine(self, channels: int, num_classes: int) -> nn.Module:

@@ -1,10 +1,11 @@
-"""Atomic checkpoints: weights (safetensors), optimiser (tensors only) and state (JSON) in one folder per step."""
+"""Atomic checkpoints: weights (safetensors), optimisers (tensors only) and state (JSON) in one folder per step."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +13,54 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save_checkpoint(run: Path, step: int, weights: dict[str, Tensor], optimizer: dict[str, Any]) -> Path:
+@dataclass(frozen=True)
+class State:
+    """All that a run needs to go on. Its samples need no state of their own: sample n is a function of n alone."""
+
+    step: int
+    """Steps done."""
+    weights: dict[str, Tensor]
+    optimizers: list[dict[str, Any]]
+    rng: list[Tensor]
+    """State of torch's CPU generator in each process, uint8."""
+    progress: dict[str, Any]
+    """Plain numbers: best validation, schedule."""
+
+
+def save_checkpoint(run: Path, state: State) -> Path:
     """Write RUN/checkpoint-STEP: written beside, synced, then renamed, so that a kill never leaves half of one.
 
     The older checkpoints go once the new one stands. Returns its folder.
     """
-    final, temporary = run / f"checkpoint-{step:07d}", run / ".checkpoint-writing"
+    final, temporary = run / f"checkpoint-{state.step:07d}", run / ".checkpoint-writing"
+    if final.is_dir():  # complete, and of this very step
+        return final
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary / "weights.safetensors")
-    rng = {
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    torch.save({"optimizer": optimizer, **rng}, temporary / "optimizer.pt")
-    (temporary / "state.json").write_text(json.dumps({"format": FORMAT, "step": step}))
-    for path in temporary.iterdir():
+    save_file(
+        {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.weights.items()},
+        temporary / "weights.safetensors",
+    )
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    torch.save({"optimizers": state.optimizers, "rng": state.rng, "cuda_rng": cuda}, temporary / "optimizer.pt")
+    (temporary / "state.json").write_text(
+        json.dumps({"format": FORMAT, "step": state.step, "next_batch": state.step, "progress": state.progress})
+    )
+    for path in (*temporary.iterdir(), temporary):
         _sync(path)
-    shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     _sync(run)
     for old in run.glob("checkpoint-*"):
         if old != final:
-            shutil.rmtree(old)
+            _remove(old)
     return final
 
 
-def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
-    """(step, weights, optimiser state) of the newest checkpoint of a run, or None; restores torch's generators.
+def load_checkpoint(run: Path) -> State | None:
+    """The newest checkpoint of a run, or None; restores the CUDA generators.
 
     Raises ValueError for a checkpoint of an unknown format.
     """
@@ -51,12 +69,13 @@ def load_checkpoint(run: Path) -> tuple[int, dict[str, Tensor], dict[str, Any]] 
         return None
     state = json.loads((found[-1] / "state.json").read_text())
     if state.get("format") != FORMAT:
-        raise ValueError(f"{found[-1]} has format {state.get('format')}; this version reads format {FORMAT}")
+        raise ValueError(f"{found[-1]} has format {state.get('format')}; this version reads format {FORMAT}: "
+                         "finish the run with the version that started it, or start a new one")  # fmt: skip
     rest = torch.load(found[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
-    torch.set_rng_state(rest["rng"])
     if torch.cuda.is_available() and rest["cuda_rng"]:
         torch.cuda.set_rng_state_all(rest["cuda_rng"])
-    return state["step"], load_file(found[-1] / "weights.safetensors"), rest["optimizer"]
+    weights = load_file(found[-1] / "weights.safetensors")
+    return State(state["step"], weights, rest["optimizers"], rest["rng"], state["progress"])
 
 
 def weights_file(run_or_file: str) -> Path | str:
@@ -65,7 +84,17 @@ def weights_file(run_or_file: str) -> Path | str:
     return path / "weights.safetensors" if path.is_dir() else run_or_file
 
 
+def _remove(checkpoint: Path) -> None:
+    """Out of sight first: a kill in between must not leave half a checkpoint under a name that is read."""
+    gone = checkpoint.with_name(".checkpoint-old")
+    shutil.rmtree(gone, ignore_errors=True)
+    checkpoint.rename(gone)
+    shutil.rmtree(gone)
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,6 +1,8 @@
-"""`mgcda train dissimilarity`: the comparing network on AnomalyMix composites; the rest of the chain is frozen.
+"""`mgcda train dissimilarity`: the comparing network on cached domains, with MDAT and CACL (MGCDA, section 3).
 
-First generation: one domain and cross entropy (the ladder's Baseline A); MDAT and CACL join in part 2.
+One step: 4 V + 4 A -> one forward pass with features -> weighted cross entropy + confusion losses (classifiers frozen)
++ contrastive loss -> step of network and projector -> the classifiers' own losses on detached maps -> their step
+(eq. 4; spec appendix B). Classifiers and projector are never exported.
 """
 
 from __future__ import annotations
@@ -10,46 +12,102 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from mgcda_core.config import DissimilarityTraining, SegmenterConfig
-from mgcda_core.evaluation.pixel_metrics import exact
+from mgcda_core.config import DissimilarityTraining
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
-from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
-from mgcda_core.models.loading import load_strict
+from mgcda_core.methods import mdat
+from mgcda_core.methods.cacl import Cacl, generator_for
+from mgcda_core.models.dissimilarity import DissimilarityNet
+from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs
 from mgcda_core.training.checkpoint import weights_file
-from mgcda_core.training.loop import Objective, fit, start_run
-from mgcda_core.training.samples import CompositeSamples
-from mgcda_core.training.scenes import load_objects, load_scenes
+from mgcda_core.training.domain_samples import DomainSamples
+from mgcda_core.training.held_out import best_threshold, validate, write_picture
+from mgcda_core.training.loop import Objective, fit, open_fabric
+from mgcda_core.training.prepare import frozen_state, state_sha256
+from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.weights.resolve import load_weights, save_weights
 
-FROZEN = ("segmentation", "generator", "style_encoder")
-VALIDATION_SEED = 7_000_000
+V = 0
+"""Index of domain V where there are two."""
 
 
 class DissimilarityObjective(Objective):
-    """Class-weighted cross entropy of the two-class logits, label 255 ignored (spec 2.3, 4.6)."""
+    """L_CE + lambda_f L_conf,f + lambda_o L_conf,o + lambda_c L_CAC of a batch of cached maps (eq. 4)."""
 
     class_weights: Tensor
 
-    def __init__(self, chain: AnomalySegmenter, class_weights: Tensor) -> None:
+    def __init__(self, network: DissimilarityNet, class_weights: Tensor, config: DissimilarityTraining) -> None:
         super().__init__()
-        self.chain = chain.requires_grad_(False)
-        self.trained = chain.dissimilarity.requires_grad_(True)
+        self.trained, self.config = network, config
         self.register_buffer("class_weights", class_weights)
+        channels = feature_channels(network)
+        if config.mdat is not None:
+            levels = range(4) if config.mdat.level == "multi" else [int(config.mdat.level) - 1]
+            seen = [channels[k] + config.mdat.with_correlation for k in levels]
+            self.adversary = mdat.Mdat(seen, config.mdat)
+            self.adversary_lr, self.adversary_betas = config.mdat.lr, config.mdat.betas
+        if config.cacl is not None:
+            self.assistant = Cacl(channels[0], config.cacl)
 
-    def forward(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """image uint8 [B, 3, H, W], label int64 [B, H, W] in {0, 1, 255} -> loss, recall and false alarm rate."""
-        with torch.no_grad():
-            stages = self.chain.stages(image)
-        logits = self.chain.compare(stages).float()
-        label = F.interpolate(label[:, None].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
-        loss = F.cross_entropy(logits, label, self.class_weights, ignore_index=IGNORE)
-        found = logits.detach().argmax(1) == ANOMALY
-        recall = (found & (label == ANOMALY)).sum() / (label == ANOMALY).sum().clamp(min=1)
-        alarm = (found & (label == NORMAL)).sum() / (label == NORMAL).sum().clamp(min=1)
-        return {"loss": loss, "recall": recall, "false_alarm": alarm}
+    def forward(
+        self,
+        image: Tensor,
+        synthesis: Tensor,
+        semantic: Tensor,
+        prior: Tensor,
+        label: Tensor,
+        domain: Tensor,
+        number: Tensor,
+    ) -> dict[str, Tensor]:
+        """What `DomainSamples` gives, stacked -> "loss", "adversary" with MDAT, and figures for the log."""
+        label, in_v = label.long(), domain == V
+        logits, levels, decoder_feature = self.trained.pyramid(*network_inputs(image, synthesis, semantic, prior))
+        logits = logits.float()
+        losses = {"cross_entropy": weighted_cross_entropy(logits, label, self.class_weights)}
+        total = losses["cross_entropy"]
+        if isinstance(self.adversary, mdat.Mdat) and self.config.mdat is not None:
+            tau = mdat.tau(self.step, self.config.loop.steps, self.config.mdat)
+            aligned = self.adversary(logits, mdat.encoder_features(levels, self.config.mdat), in_v, tau)
+            total = total + aligned.network
+            losses |= {"adversary": aligned.classifiers, **aligned.log}
+        if isinstance(self.assistant, Cacl) and self.config.cacl is not None:
+            generators = [generator_for(self.config.loop.seed, self.step, int(n)) for n in number]
+            contrast, log = self.assistant(decoder_feature, logits, label, in_v, generators)
+            total = total + self.config.cacl.weight * contrast
+            losses |= log
+        return {"loss": total, **losses, **_rates(logits, label)}
+
+
+def weighted_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
+    """Mean over the valid pixels of all processes, each counted with its class's weight (spec 2.3, appendix B).
+
+    logits [B, 2, h, w], label int64 [B, h, w] in {0, 1, 255}. The mean of what N processes return is the loss of their
+    joined batch: the denominator is the mean of theirs.
+    """
+    total = F.cross_entropy(logits, label, weights, ignore_index=IGNORE, reduction="sum")
+    mass = weights[label.clamp(max=1)].mul(label != IGNORE).sum()
+    if dist.is_initialized():
+        dist.all_reduce(mass)
+        mass = mass / dist.get_world_size()
+    return total / mass.clamp(min=1e-12)
+
+
+def feature_channels(network: DissimilarityNet) -> list[int]:
+    """Channels of the fused features of each level, fine to coarse; the first is the decoder feature's too."""
+    convs = (network.conv10, network.conv9, network.conv8, network.conv7)
+    return [conv.out_channels for conv in convs]
+
+
+def class_weights(domains: list[CachedDomain]) -> Tensor:
+    """float32 [2]: 1 / ln(1.02 + f), f the class's exact share of the valid pixels, domains weighing the same."""
+    shares = []
+    for domain in domains:
+        counts = np.sum([np.bincount(label[label != IGNORE], minlength=2) for label in domain.labels()], axis=0)
+        shares.append(counts / counts.sum())
+    return torch.from_numpy(1 / np.log(1.02 + np.mean(shares, axis=0))).float()
 
 
 def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> None:
@@ -58,67 +116,58 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     The file holds float16, which is what ships; the figures it is chosen by were measured before the rounding.
     """
     start_run(run, config, resume=resume)
+    fabric = open_fabric(config.loop)
     torch.manual_seed(config.loop.seed)
-    loaded = load_weights(weights_file(config.weights))
-    chain = AnomalySegmenter(scaled(config.segmenter, config.working_scale))
-    frozen = {k: v for k, v in loaded.state.items() if k.split(".")[0] in FROZEN}
-    for part in FROZEN:
-        state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
-        load_strict(getattr(chain, part), state, str(config.weights))
-    scenes, objects = load_scenes(config.data, "train"), load_objects(config.data, "train")
-    samples = CompositeSamples(scenes, objects, config.augment, config.mix, config.loop.seed)
-    average = fit(DissimilarityObjective(chain, class_weights(samples)), samples, config.loop, run, resume=resume)
-    chain.dissimilarity.load_state_dict(average.state_dict())
-    chain.config = config.segmenter
-    figures = validate(chain, config)
-    print("held-out composites: " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()), flush=True)
-    segmenter = dataclasses.replace(config.segmenter, threshold=round(figures["threshold"], 4))
-    state = frozen | {f"dissimilarity.{k}": v for k, v in average.state_dict().items()}
-    metadata = {"part": "chain", **{f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}}
+    frozen = frozen_state(load_weights(weights_file(config.weights)).state)
+    digest = state_sha256(frozen)
+    domains = [CachedDomain(Path(path), digest) for path in (config.void_class, config.anomaly_mix) if path]
+    held_out = [CachedDomain(Path(path), digest) for path in config.validation]
+    _same_size(domains + held_out, config)
+    network = DissimilarityNet(config.segmenter.dissimilarity, config.segmenter.segmentation.num_classes)
+    weights = torch.tensor(config.class_weights) if config.class_weights else class_weights(domains)
+    objective = DissimilarityObjective(network, weights, config)
+    samples = DomainSamples(domains, config.crop, config.flip, config.loop.seed)
+    average = fit(
+        objective, samples, config.loop, run, resume=resume, fabric=fabric,
+        validate=(lambda net: validate(net, held_out, weights, fabric)) if held_out else None,
+        picture=lambda net, step: write_picture(net, held_out or domains, run / "pictures" / f"{step:07d}.png"),
+    )  # fmt: skip
+    if is_first_process():
+        export(average, config, frozen, held_out, run)
+    fabric.barrier()
+
+
+def export(
+    network: nn.Module,
+    config: DissimilarityTraining,
+    frozen: dict[str, Tensor],
+    held_out: list[CachedDomain],
+    run: Path,
+) -> None:
+    """Write the chain with the trained network and, from the held-out samples, its threshold and figures."""
+    segmenter, metadata = config.segmenter, {"part": "chain"}
+    if held_out:
+        threshold, figures = best_threshold(network, held_out)
+        segmenter = dataclasses.replace(segmenter, threshold=round(threshold, 4))
+        metadata |= {f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}
+        shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
+        print(f"held-out composites: {shown}  threshold {threshold:.4f}", flush=True)
+    state = frozen | {f"dissimilarity.{k}": v for k, v in network.state_dict().items()}
     save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata, half=True)
 
 
-def scaled(config: SegmenterConfig, factor: float) -> SegmenterConfig:
-    """The same chain at `factor` times its working sizes, rounded to multiples of 32; the synthesis keeps its own."""
-
-    def size(whole: tuple[int, int]) -> tuple[int, int]:
-        return max(32, round(whole[0] * factor / 32) * 32), max(32, round(whole[1] * factor / 32) * 32)
-
-    segmentation = dataclasses.replace(config.segmentation, size=size(config.segmentation.size))
-    dissimilarity = dataclasses.replace(config.dissimilarity, size=size(config.dissimilarity.size))
-    return dataclasses.replace(config, segmentation=segmentation, dissimilarity=dissimilarity)
+def _same_size(caches: list[CachedDomain], config: DissimilarityTraining) -> None:
+    """The maps of all caches must have the working size of the chain that is exported."""
+    for cache in caches:
+        size = tuple(cache[0]["label"].shape)
+        if size != tuple(config.segmenter.dissimilarity.size):
+            raise StaleCacheError(f"{cache.cache} holds maps of {size}, segmenter.dissimilarity.size is "
+                                  f"{config.segmenter.dissimilarity.size}: prepare with that size")  # fmt: skip
 
 
-def class_weights(samples: CompositeSamples, count: int = 256) -> Tensor:
-    """float32 [2]: 1 / ln(1.02 + f), f the class's share of the pixels of the first `count` samples (spec 2.3)."""
-    counts = np.zeros(2, np.int64)
-    for number in range(count):
-        label = samples[number][1].numpy()
-        counts += np.bincount(label[label != IGNORE], minlength=2)
-    return torch.from_numpy(1 / np.log(1.02 + counts / counts.sum())).float()
-
-
-@torch.inference_mode()
-def validate(chain: AnomalySegmenter, config: DissimilarityTraining) -> dict[str, float]:
-    """AP, FPR95 and the threshold of the best pixel F1 on held-out composites (other scenes, other objects)."""
-    scenes, objects = load_scenes(config.data, "val"), load_objects(config.data, "val")
-    samples = CompositeSamples(scenes, objects, config.augment, config.mix, VALIDATION_SEED + config.loop.seed)
-    device = next(chain.parameters()).device
-    scores, labels = [], []
-    for number in range(config.validation_scenes):
-        image, label = samples[number]
-        scores.append(torch.sigmoid(chain.eval()(image[None].to(device)))[0].float().cpu().numpy()[::2, ::2])
-        labels.append(label.numpy()[::2, ::2].astype(np.uint8))
-    score, label = np.stack(scores), np.stack(labels)
-    metrics = exact(score, label)
-    return {"ap": metrics["ap"], "fpr95": metrics["fpr95"], "threshold": best_f1_threshold(score, label)}
-
-
-def best_f1_threshold(score: np.ndarray, label: np.ndarray) -> float:
-    """The score at and above which calling a pixel anomalous gives the best pixel F1; both arrays of one shape."""
-    counted = label != IGNORE
-    score, positive = score[counted], label[counted] == ANOMALY
-    order = np.argsort(-score)
-    tp = np.cumsum(positive[order])
-    f1 = 2 * tp / (np.arange(1, len(order) + 1) + positive.sum())
-    return float(score[order[int(f1.argmax())]])
+def _rates(logits: Tensor, label: Tensor) -> dict[str, Tensor]:
+    """Share of the anomalous pixels found, and of the normal ones called anomalous, at a probability of 0.5."""
+    found = logits.detach().argmax(1) == ANOMALY
+    anomalous, normal = label == ANOMALY, label == NORMAL
+    return {"recall": (found & anomalous).sum() / anomalous.sum().clamp(min=1),
+            "false_alarm": (found & normal).sum() / normal.sum().clamp(min=1)}  # fmt: skip

@@ -1,186 +1,300 @@
-"""The training loop, in the open: one step after the other on lightning-fabric."""
+"""The training loop, in the open: one step after the other on lightning-fabric, on one process or many."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import json
-import platform
-import sys
+import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from mgcda_core.config import ConfigError, LoopConfig
-from mgcda_core.training.checkpoint import load_checkpoint, save_checkpoint
-from mgcda_core.training.schedule import warmup_poly
+from mgcda_core.training.checkpoint import State, load_checkpoint, save_checkpoint
+from mgcda_core.training.run import RunLog, save_failure
+from mgcda_core.training.schedule import Plateau, warmup_poly
 
 
 class Objective(nn.Module):
-    """What a training minimises: frozen networks, one trained network, and the loss of a batch.
+    """What a training minimises: frozen networks, the trained ones, and the losses of a batch.
 
-    Subclasses set `trained` and define `forward(*batch) -> {"loss": scalar, name: scalar for the log, ...}`.
+    Subclasses set `trained`, which is exported, and define `forward(*batch) -> {"loss": scalar, name: scalar for the
+    log, ...}`. `assistant`, if set, is trained on the same loss and never exported (CACL's projector). `adversary`, if
+    set, minimises the scalar "adversary" of the same forward pass in a step of its own (domain classifiers, a
+    discriminator); "loss" must not reach its parameters, nor "adversary" those of the others.
     """
 
     trained: nn.Module
+    assistant: nn.Module | None
+    adversary: nn.Module | None
+    adversary_lr: float = 1e-4
+    adversary_betas: tuple[float, float] = (0.9, 0.99)
+    step: int = 0
+    """The step under way; the loop sets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.assistant = self.adversary = None
 
     def train(self, mode: bool = True) -> Objective:
-        """Only the trained network ever leaves evaluation mode."""
+        """Only the trained networks ever leave evaluation mode."""
         super().train(False)
-        self.trained.train(mode)
+        for network in (self.trained, self.assistant, self.adversary):
+            if network is not None:
+                network.train(mode)
         return self
+
+    def learners(self) -> dict[str, nn.Module]:
+        """The networks with parameters to train, by the name they have in a checkpoint."""
+        named = {"trained": self.trained, "assistant": self.assistant, "adversary": self.adversary}
+        return {name: network for name, network in named.items() if network is not None}
+
+
+class Samples(Dataset[tuple[Tensor, ...]]):
+    """An endless data set: sample n is a function of n alone, whatever process makes it."""
+
+    def name(self, number: int) -> str:
+        """Where sample n comes from, for an error message."""
+        return f"sample {number}"
+
+
+Validate = Callable[[nn.Module], dict[str, float]]
+"""The network to export -> figures; "loss" drives the plateau schedule, the greatest "ap" picks the exported weights.
+Every process takes its share of the data and all return the same figures."""
+
+
+def open_fabric(config: LoopConfig) -> Fabric:
+    """One process, or those `torchrun` started (one a device). Raises ConfigError if the batch cannot be shared."""
+    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if config.batch % world:
+        raise ConfigError(f"loop.batch is {config.batch}: {world} processes cannot share it equally")
+    fabric = Fabric(
+        accelerator=config.device,
+        devices=local,
+        num_nodes=world // local,
+        strategy="ddp" if world > 1 else "auto",
+        precision=config.precision,
+    )
+    fabric.launch()
+    return fabric
 
 
 def fit(
-    objective: Objective, dataset: Dataset[Any], config: LoopConfig, run: Path, *, resume: bool = False
+    objective: Objective,
+    samples: Samples,
+    config: LoopConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    validate: Validate | None = None,
+    picture: Callable[[nn.Module, int], None] | None = None,
+    fabric: Fabric | None = None,
 ) -> nn.Module:
-    """Train `objective.trained` for `config.steps` steps; returns its moving average in evaluation mode.
+    """Train `objective` for `config.steps` steps; returns the network to export, in evaluation mode.
 
-    Sample n of the data set is a function of n alone and step i uses samples i*batch .. (i+1)*batch - 1, so a resumed
-    run sees what an unbroken one would. Raises ValueError if the run exists already and `resume` is off, RuntimeError
-    if the loss stops being finite.
+    That is the moving average (the trained network itself with `ema: 0`), of the best validation if `validate_every`
+    is set. Step i uses samples i * batch .. (i + 1) * batch - 1, each of N processes its N-th part, and averages the
+    gradients, so a resumed run sees what an unbroken one would. Raises ValueError if the run exists already and
+    `resume` is off, RuntimeError if the loss stops being finite (RUN/failed then holds the batch and the weights).
     """
-    fabric = Fabric(accelerator=config.device, devices=1, precision=config.precision)
-    trained = objective.trained
-    average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    optimizer = torch.optim.AdamW(_groups(trained, config.weight_decay), lr=config.lr)
-    objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    average.to(fabric.device)
-    model, stepper = fabric.setup(objective, optimizer)
-    first = _restore(run, resume, trained, average, optimizer)  # once the parameters are where they train
-    model.train()
-    started, log = time.monotonic(), _Log(run, first)
-    for step, batch in enumerate(_batches(dataset, config, first), first):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * warmup_poly(step, config.steps, config.warmup, config.power)
-        losses: dict[str, Tensor] = model(*(fabric.to_device(part) for part in batch))
-        fabric.backward(losses["loss"])
-        norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), config.clip)
-        stepper.step()
-        optimizer.zero_grad(set_to_none=True)
-        average.update_parameters(trained)
+    fabric = fabric or open_fabric(config)
+    training = _Training(objective, config, fabric)
+    first = training.restore(run) if resume else 0
+    started, log = time.monotonic(), RunLog(run, config, first, active=fabric.is_global_zero)
+    waiting = time.monotonic()
+    for step, (numbers, batch) in enumerate(_batches(samples, config, first, fabric), first):
+        log.waited(time.monotonic() - waiting)
+        training.set_lr(step)
+        objective.step = step
+        losses = training.model(*batch)
+        if not math.isfinite(float(_mean(losses["loss"].detach(), fabric))):
+            names = [samples.name(n) for n in numbers]
+            raise RuntimeError(save_failure(run, step, names, batch, training.weights(), fabric.global_rank))
+        norm = training.update(losses)
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            log.write(done, config, {k: float(v.detach()) for k, v in losses.items()}, float(norm))
-        out_of_time = config.minutes > 0 and time.monotonic() - started > 60 * config.minutes
-        if done % config.checkpoint_every == 0 or done == config.steps or out_of_time:
-            save_checkpoint(run, done, _both(trained, average), optimizer.state_dict())
+        last = done == config.steps
+        if done % config.log_every == 0 or last:
+            figures = {k: float(_mean(v.detach(), fabric)) for k, v in losses.items() if k != "adversary"}
+            log.write(done, figures | {"gradient_norm": float(norm), "lr": training.lr(step)})
+        if validate and config.validate_every and (done % config.validate_every == 0 or last):
+            figures = training.judge(validate)
+            log.validation(done, figures)
+        if picture and config.pictures_every and (done % config.pictures_every == 0 or last):
+            picture(training.exported(), done)
+        out_of_time = config.minutes > 0 and _any(time.monotonic() - started > 60 * config.minutes, fabric)
+        if done % config.checkpoint_every == 0 or last or out_of_time:
+            training.save(run, done)
         if out_of_time:
             break
-    return average.module.eval()
+        waiting = time.monotonic()
+    log.close()
+    return training.best()
 
 
-MAY_CHANGE = ("minutes", "workers", "device", "log_every", "checkpoint_every")
-"""Fields of `loop` a resumed run may change: they do not change what is computed."""
+class _Training:
+    """The parameters, moments and averages of one run, and one update of them."""
+
+    def __init__(self, objective: Objective, config: LoopConfig, fabric: Fabric) -> None:
+        self.objective, self.config, self.fabric = objective, config, fabric
+        trained = objective.trained
+        objective.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        objective.to(fabric.device)
+        self.average = AveragedModel(trained, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        groups = _groups([trained, *([objective.assistant] if objective.assistant else [])], config.weight_decay)
+        optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)]
+        if objective.adversary is not None:
+            optimizers.append(torch.optim.Adam(objective.adversary.parameters(), objective.adversary_lr,
+                                               objective.adversary_betas))  # fmt: skip
+        self.base_lr = [config.lr, objective.adversary_lr]
+        self.model, *self.optimizers = fabric.setup(objective, *optimizers)
+        self.plateau = Plateau()
+        self.best_ap, self.best_weights = -math.inf, None
+        self.model.train()
+
+    def lr(self, step: int) -> float:
+        """Learning rate of the trained network at `step`."""
+        if self.config.schedule == "plateau":
+            return self.config.lr * self.plateau.factor
+        return self.config.lr * warmup_poly(step, self.config.steps, self.config.warmup, self.config.power)
+
+    def set_lr(self, step: int) -> None:
+        for optimizer, base in zip(self.optimizers, self.base_lr, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = base * self.lr(step) / self.config.lr
+
+    def update(self, losses: dict[str, Tensor]) -> Tensor:
+        """One step of the networks, then one of the adversary; returns the gradient norm of the former."""
+        network = [p for group in self.optimizers[0].param_groups for p in group["params"]]
+        self._backward(losses["loss"], network)
+        norm = torch.nn.utils.clip_grad_norm_(network, self.config.clip or math.inf)
+        self.optimizers[0].step()
+        if self.objective.adversary is not None:
+            self._backward(losses["adversary"], list(self.objective.adversary.parameters()))
+            self.optimizers[1].step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        if self.config.ema:
+            self.average.update_parameters(self.objective.trained)
+        return norm
+
+    def _backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+        """Gradients of the mean loss over all processes: DDP's own synchronisation expects one backward pass a
+        forward pass, and there are two, so the gradients are averaged here in one message."""
+        if self.fabric.world_size == 1:
+            self.fabric.backward(loss)
+            return
+        with self.fabric.no_backward_sync(self.model):
+            self.fabric.backward(loss)
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+        flat = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
+        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):  # pyright: ignore
+            p.grad = part.view_as(p)
+
+    def exported(self) -> nn.Module:
+        """The network that would be exported now."""
+        return (self.average.module if self.config.ema else self.objective.trained).eval()
+
+    def judge(self, validate: Validate) -> dict[str, float]:
+        """Validate the network to export, keep it if it is the best so far, and move the plateau schedule."""
+        network = self.exported()
+        with torch.inference_mode():
+            figures = validate(network)
+        self.model.train()
+        self.plateau.see(figures["loss"])
+        if figures["ap"] > self.best_ap:
+            self.best_ap = figures["ap"]
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+        return figures
+
+    def best(self) -> nn.Module:
+        """The network to export, with the weights of its best validation if there was one."""
+        network = self.exported()
+        if self.best_weights is not None:
+            network.load_state_dict(self.best_weights)
+        return network
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every trained tensor, the moving average and the best weights, by name."""
+        parts = {name: network.state_dict() for name, network in self.objective.learners().items()}
+        parts |= {"average": self.average.state_dict()} if self.config.ema else {}
+        parts |= {"best": self.best_weights} if self.best_weights is not None else {}
+        return {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()}
+
+    def save(self, run: Path, step: int) -> None:
+        rng = self.fabric.all_gather(torch.get_rng_state().to(torch.uint8)).view(self.fabric.world_size, -1)  # pyright: ignore
+        state = State(step, self.weights(), [o.state_dict() for o in self.optimizers], list(rng.cpu()),
+                      {"best_ap": self.best_ap if self.best_weights else None, "plateau": vars(self.plateau)})  # fmt: skip
+        if self.fabric.is_global_zero:
+            save_checkpoint(run, state)
+        self.fabric.barrier()
+
+    def restore(self, run: Path) -> int:
+        """Go back to the newest checkpoint of the run; returns its step, 0 if there is none."""
+        found = load_checkpoint(run)
+        if found is None:
+            return 0
+        parts: dict[str, dict[str, Tensor]] = {}
+        for key, value in found.weights.items():
+            part, name = key.split(".", 1)
+            parts.setdefault(part, {})[name] = value
+        for name, network in self.objective.learners().items():
+            network.load_state_dict(parts[name])
+        if self.config.ema:
+            self.average.load_state_dict(parts["average"])
+        self.best_weights, best_ap = parts.get("best"), found.progress["best_ap"]
+        self.best_ap = -math.inf if best_ap is None else best_ap
+        self.plateau = Plateau(**found.progress["plateau"])
+        for optimizer, state in zip(self.optimizers, found.optimizers, strict=True):
+            optimizer.load_state_dict(state)
+        if len(found.rng) == self.fabric.world_size:  # on another number of processes there is no unbroken run to match
+            torch.set_rng_state(found.rng[self.fabric.global_rank])
+        return found.step
 
 
-def start_run(run: Path, config: Any, *, resume: bool) -> None:
-    """Make the run folder with config.yaml and environment.json.
-
-    Raises ValueError if it holds a run and `resume` is off, ConfigError if a resumed run's configuration differs.
-    """
-    if not resume and any(run.glob("checkpoint-*")):
-        raise ValueError(f"{run} holds a run already: give another --run, or --resume to go on with it")
-    cv2.setNumThreads(0)  # before any worker is forked: OpenCV's own threads do not survive a fork and would hang it
-    run.mkdir(parents=True, exist_ok=True)
-    plain = json.loads(json.dumps(dataclasses.asdict(config)))
-    if resume and (run / "config.yaml").is_file():
-        _same_config(yaml.safe_load((run / "config.yaml").read_text()), plain, run)
-    (run / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor()
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "command": sys.argv,
-        "device": device,
-    }
-    (run / "environment.json").write_text(json.dumps(environment, indent=1))
-
-
-def _same_config(stored: dict[str, Any], given: dict[str, Any], run: Path) -> None:
-    fixed = [{**c, "loop": {k: v for k, v in c["loop"].items() if k not in MAY_CHANGE}} for c in (stored, given)]
-    for name in fixed[1]:
-        if fixed[0].get(name) != fixed[1][name]:
-            raise ConfigError(f"{run} was started with another {name}: resume with its config.yaml, or start a new run")
-
-
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _groups(networks: list[nn.Module], weight_decay: float) -> list[dict[str, Any]]:
     """Norms and biases are not decayed."""
-    matrices = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def _batches(dataset: Dataset[Any], config: LoopConfig, first: int) -> Iterator[Any]:
-    numbers = [list(range(i * config.batch, (i + 1) * config.batch)) for i in range(first, config.steps)]
+def _batches(
+    samples: Samples, config: LoopConfig, first: int, fabric: Fabric
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """(sample numbers, tensors on the device) of this process for every step from `first` on."""
+    share = config.batch // fabric.world_size
+    starts = range(first * config.batch + fabric.global_rank * share, config.steps * config.batch, config.batch)
+    numbers = [list(range(start, start + share)) for start in starts]
     loader = DataLoader(
-        dataset,
+        samples,
         batch_sampler=numbers,
         num_workers=config.workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=fabric.device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_one_thread,
         generator=torch.Generator(),  # else it draws from the generator of dropout and noise, which resuming restores
     )
-    return iter(loader)
+    for which, batch in zip(numbers, loader, strict=True):
+        yield which, [fabric.to_device(part) for part in batch]
 
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _both(trained: nn.Module, average: AveragedModel) -> dict[str, Tensor]:
-    return {**{f"trained.{k}": v for k, v in trained.state_dict().items()},
-            **{f"average.{k}": v for k, v in average.state_dict().items()}}  # fmt: skip
+def _mean(value: Tensor, fabric: Fabric) -> Tensor:
+    if fabric.world_size == 1:
+        return value
+    reduced = fabric.all_reduce(value.float(), reduce_op="mean")
+    assert isinstance(reduced, Tensor)
+    return reduced
 
 
-def _restore(run: Path, resume: bool, trained: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    found = load_checkpoint(run) if resume else None
-    if found is None:
-        return 0
-    step, weights, optimizer_state = found
-    for prefix, module in (("trained.", trained), ("average.", average)):
-        module.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
-    optimizer.load_state_dict(optimizer_state)
-    return step
-
-
-class _Log:
-    """metrics.csv and one printed line each time; a resumed run drops the rows after its checkpoint."""
-
-    def __init__(self, run: Path, first: int) -> None:
-        self.path, self.rows = run / "metrics.csv", []
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["step"]) <= first]
-        self.time, self.step = time.monotonic(), first
-
-    def write(self, step: int, config: LoopConfig, losses: dict[str, float], norm: float) -> None:
-        if not np.isfinite(losses["loss"]):
-            raise RuntimeError(f"the loss is {losses['loss']} at step {step}: lower loop.lr or look at the data; the "
-                               f"last checkpoint in {self.path.parent} is good")  # fmt: skip
-        now = time.monotonic()
-        rate = (step - self.step) * config.batch / max(now - self.time, 1e-9)
-        self.time, self.step = now, step
-        lr = config.lr * warmup_poly(step - 1, config.steps, config.warmup, config.power)
-        row: dict[str, Any] = {"step": step, **losses, "gradient_norm": norm, "lr": lr, "images_per_s": rate}
-        self.rows.append(row)
-        with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        values = "  ".join(f"{k} {v:.4f}" for k, v in losses.items())
-        left = (config.steps - step) * config.batch / max(rate, 1e-9) / 60
-        print(
-            f"step {step}/{config.steps}  {values}  lr {lr:.2e}  {rate:.1f} images/s  {left:.1f} min left", flush=True
-        )
+def _any(flag: bool, fabric: Fabric) -> bool:
+    return bool(_mean(torch.tensor(float(flag), device=fabric.device), fabric) > 0)

@@ -11,7 +11,8 @@ def build_segmentation(config: SegmentationConfig, *, auxiliary: bool = True) ->
     """Network of `config`, randomly initialised, in training mode.
 
     `auxiliary` False leaves out the training-only head (`auxiliary_head.*`) that shipped weights do not hold.
-    Raises ConfigError for an unknown architecture or a width or class number below 1.
+    Raises ConfigError for an unknown architecture, a width or class number below 1, or a model of Hugging Face that
+    does not fit.
     """
     if config.width < 1 or config.num_classes < 1:
         raise ConfigError(
@@ -31,6 +32,11 @@ def build_segmentation(config: SegmentationConfig, *, auxiliary: bool = True) ->
         from mgcda_core.models.segmentation.deeplabv3plus import DeepLabV3Plus
 
         return DeepLabV3Plus(config.width, config.num_classes)
+    if config.architecture == "huggingface":
+        from mgcda_core.models.segmentation.huggingface import HuggingFaceSegmentation
+
+        return HuggingFaceSegmentation(config)
     raise ConfigError(
-        f"segmentation.architecture '{config.architecture}' is unknown; use ddrnet23_slim, enet or deeplabv3plus"
+        f"segmentation.architecture '{config.architecture}' is unknown; use ddrnet23_slim, enet, deeplabv3plus or "
+        "huggingface"
     )

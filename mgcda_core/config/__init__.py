@@ -1,0 +1,49 @@
+"""Every dataclass and default of the package; a docstring stands under each field. Sizes are (height, width)."""
+
+from mgcda_core.config.chain import (
+    PROFILES,
+    ConfigError,
+    DissimilarityConfig,
+    SegmentationConfig,
+    SegmenterConfig,
+    SynthesisConfig,
+)
+from mgcda_core.config.data import (
+    AnomalyMixConfig,
+    AugmentConfig,
+    DataConfig,
+    PrepareConfig,
+    VoidClassConfig,
+)
+from mgcda_core.config.training import (
+    CaclConfig,
+    DissimilarityTraining,
+    EvaluationSet,
+    LadderConfig,
+    LoopConfig,
+    MdatConfig,
+    SegmentationTraining,
+    SynthesisTraining,
+)
+
+__all__ = [
+    "PROFILES",
+    "AnomalyMixConfig",
+    "AugmentConfig",
+    "CaclConfig",
+    "ConfigError",
+    "DataConfig",
+    "DissimilarityConfig",
+    "DissimilarityTraining",
+    "EvaluationSet",
+    "LadderConfig",
+    "LoopConfig",
+    "MdatConfig",
+    "PrepareConfig",
+    "SegmentationConfig",
+    "SegmentationTraining",
+    "SegmenterConfig",
+    "SynthesisConfig",
+    "SynthesisTraining",
+    "VoidClassConfig",
+]

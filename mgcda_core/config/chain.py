@@ -1,0 +1,134 @@
+"""The chain: its four networks and how they are joined.
+
+`PROFILES` holds the two chains this package ships a configuration for:
+`reference` (the published sizes, SynBoost / MGCDA) and `lite` (real time).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A configuration value is out of range; the message names the field and what to do."""
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """The closed-set segmentation network at the head of the chain."""
+
+    architecture: Literal["deeplabv3plus", "enet", "ddrnet23_slim", "huggingface"] = "ddrnet23_slim"
+    """Network: DeepLabV3+ with WideResNet-38, ENet, DDRNet-23-slim (real time), or any of Hugging Face transformers."""
+    source: str = ""
+    """With `huggingface`: hub name or folder of the model; training starts from its weights."""
+    huggingface: str = ""
+    """With `huggingface`: the model's own configuration as JSON. Training fills it in, so that a weights file needs
+    neither the hub nor the folder."""
+    width: int = 32
+    """Base width in channels (DDRNet 32, WideResNet-38 stem 64, ENet 16 are the published sizes)."""
+    num_classes: int = 19
+    """Classes of the output, Cityscapes train ids (a network with a 20th void output keeps its own; it is cut off)."""
+    size: tuple[int, int] = (384, 768)
+    """Working size (height, width) the image is resized to before the network."""
+    normalise: Literal["imagenet", "unit"] = "imagenet"
+    """Input range: ImageNet mean and std, or plain [0, 1] (the public ENet weights)."""
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """CC-FPSE generator and its style encoder (spec 1.5)."""
+
+    ngf: int = 64
+    """Generator width; the deepest blocks have 16 x ngf channels, the label pyramid ngf."""
+    hidden: int = 128
+    """Hidden channels of the weight- and gate-predicting convolutions."""
+    z_dim: int = 256
+    """Length of the style code."""
+    encoder_width: int = 64
+    """Channels of the style encoder's first layer; it grows to 8 times that."""
+    size: tuple[int, int] = (256, 512)
+    """Synthesis size (height, width); both are multiples of 64."""
+    style: Literal["mean", "sample"] = "mean"
+    """Style code at inference: the encoder's mean (reproducible) or a sample, as the original draws it."""
+
+
+@dataclass(frozen=True)
+class DissimilarityConfig:
+    """DissimilarityNet (spec 1.7)."""
+
+    width: float = 1.0
+    """Factor on every channel count; 1.0 is the published size (18.8 M parameters)."""
+    semantic: bool = True
+    """Encode the predicted semantics as a third input."""
+    prior: bool = True
+    """Multiply the fused features by the encoded uncertainty maps."""
+    correlation: bool = True
+    """Prepend the image-synthesis correlation channel at every level."""
+    spade: Literal["decoder", "none"] = "decoder"
+    """Where the semantics modulate the decoder: SPADE layers, or plain convolutions."""
+    size: tuple[int, int] = (256, 512)
+    """Working size (height, width); both are multiples of 8."""
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """The whole chain: segmentation, synthesis, uncertainty, dissimilarity."""
+
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    dissimilarity: DissimilarityConfig = field(default_factory=DissimilarityConfig)
+    scaling: Literal["fixed", "reference"] = "fixed"
+    """Uncertainty maps and resizing: `fixed` scales (a clean road stays low), or `reference` (per-image extrema,
+    8-bit steps, nearest down-sampling, spec 1.4), which imported weights need."""
+    perceptual: Literal["segmentation", "vgg19"] = "segmentation"
+    """Frozen encoder of the perceptual difference: the segmentation network's own early stages, or VGG19."""
+    entropy_weight: float = 0.0
+    """Share of the softmax entropy in the final score (0.25 in SynBoost's ensemble, spec 1.8)."""
+    threshold: float = 0.5
+    """Score above which a pixel is masked as an anomaly; chosen on held-out synthetic data at the end of training."""
+
+    def to_json(self) -> str:
+        """One line of JSON, as stored in the metadata of a weights file."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> SegmenterConfig:
+        """Inverse of `to_json`. Raises ConfigError for unknown, missing or mistyped fields."""
+        try:
+            return _typed_as(SegmenterConfig(), json.loads(text), "it")
+        except ValueError as error:
+            raise ConfigError(f"not a segmenter configuration: {error}") from error
+
+
+def _typed_as(default: Any, value: Any, name: str) -> Any:
+    """A value of JSON in the type of the field's default: a dataclass, a size, a number, a text, yes or no."""
+    if dataclasses.is_dataclass(default) and isinstance(value, dict):
+        # A text that may be empty came with a later version: weights files written before it lack it.
+        value = {key: "" for key, entry in vars(default).items() if entry == ""} | value
+        if wrong := sorted(value.keys() ^ vars(default).keys()):
+            raise ValueError(f"{name} {'has an unknown' if wrong[0] in value else 'lacks the'} field {wrong[0]}")
+        return type(default)(**{key: _typed_as(getattr(default, key), entry, key) for key, entry in value.items()})
+    if isinstance(default, tuple) and isinstance(value, list) and [type(v) for v in value] == [int, int]:
+        return tuple(value)
+    if type(value) is type(default) or (type(default) is float and type(value) is int):
+        return value
+    kind = "two whole numbers" if isinstance(default, tuple) else type(default).__name__
+    raise ValueError(f"{name} is {value!r}, not {kind}")
+
+
+PROFILES: dict[str, SegmenterConfig] = {
+    "reference": SegmenterConfig(
+        segmentation=SegmentationConfig(architecture="deeplabv3plus", width=64, size=(1024, 2048)),
+        scaling="reference",
+        perceptual="vgg19",
+        entropy_weight=0.25,
+    ),
+    "lite": SegmenterConfig(
+        segmentation=SegmentationConfig(architecture="ddrnet23_slim", width=24, size=(384, 768)),
+        synthesis=SynthesisConfig(ngf=8, hidden=12, z_dim=64, encoder_width=8, size=(128, 256)),
+        dissimilarity=DissimilarityConfig(width=0.1875, size=(256, 512)),
+    ),
+}

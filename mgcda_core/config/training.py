@@ -1,0 +1,261 @@
+"""The trainings and the ladder of experiments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mgcda_core.config.chain import PROFILES, ConfigError, SegmenterConfig
+from mgcda_core.config.data import AugmentConfig, DataConfig
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The training loop's own settings."""
+
+    steps: int = 4000
+    """Optimiser steps."""
+    batch: int = 16
+    """Images a step, over all processes."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW (Adam, where `weight_decay` is 0)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of its two moments."""
+    weight_decay: float = 1e-4
+    """Decoupled weight decay."""
+    schedule: Literal["poly", "plateau"] = "poly"
+    """Learning rate: warm-up and poly decay, or halved when the validation loss has not improved for ten validations
+    (as SynBoost, which validates once an epoch)."""
+    warmup: int = 100
+    """Steps of linear warm-up; then poly decay with power `power`."""
+    power: float = 0.9
+    """Power of the poly decay to zero."""
+    clip: float = 5.0
+    """Largest gradient norm; 0 = no limit."""
+    ema: float = 0.998
+    """Decay of the exponential moving average of the weights, which is what gets exported; 0 = none."""
+    workers: int = 2
+    """Processes that load data."""
+    seed: int = 0
+    """Seeds initialisation, sampling and augmentation."""
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    """Arithmetic of the forward and backward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes the GPU if there is one."""
+    log_every: int = 20
+    """Steps between lines of metrics.csv."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+    validate_every: int = 0
+    """Steps between validations; the weights of the best one are exported. 0 = the last weights, never validated
+    before."""
+    pictures_every: int = 0
+    """Steps between sample pictures (RUN/pictures/); 0 = none."""
+    minutes: float = 0.0
+    """Stop after this many minutes, with a checkpoint to resume from and the weights of that moment; 0 = no limit."""
+
+    def __post_init__(self) -> None:
+        if self.schedule == "plateau" and not self.validate_every:
+            raise ConfigError("loop.schedule plateau needs loop.validate_every")
+
+
+@dataclass(frozen=True)
+class SegmentationTraining:
+    """`mgcda train segmentation`."""
+
+    data: DataConfig
+    segmenter: SegmenterConfig = field(default_factory=lambda: PROFILES["lite"])
+    """The chain whose segmentation network is trained."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    initial: str | None = None
+    """Weights file (or run folder) whose segmentation network is trained on; None starts from scratch, or with
+    `huggingface` from the weights at its source."""
+    loss: Literal["weighted", "ohem"] = "weighted"
+    """Cross entropy with rare classes weighted up, or on the hardest pixels only (Shrivastava et al., CVPR 2016)."""
+    ohem_threshold: float = 0.7
+    """Probability of the true label below which a pixel is hard."""
+    ohem_least: float = 0.0625
+    """Least share of the labelled pixels that is kept, however easy."""
+    coarse: Literal["sum", "teacher"] = "sum"
+    """A label that covers several classes trains the sum of their probabilities, or the one the teacher prefers."""
+    teacher: str | None = None
+    """ENet weights (.pth state dict of tensors) whose confident predictions label void pixels; what it says of a
+    scene is kept in the user's cache."""
+    teacher_confidence: float = 0.5
+    """Probability below which a pseudo-label is ignored where the label itself says nothing."""
+    auxiliary: float = 0.4
+    """Weight of the auxiliary head's loss."""
+
+    def __post_init__(self) -> None:
+        if self.coarse == "teacher" and not self.teacher:
+            raise ConfigError("coarse: teacher needs a teacher: name its weights, or take coarse: sum")
+        if not (0 < self.ohem_threshold <= 1 and 0 < self.ohem_least <= 1):
+            raise ConfigError(f"ohem_threshold and ohem_least must lie in (0, 1], not {self.ohem_threshold} and "
+                              f"{self.ohem_least}")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SynthesisTraining:
+    """`mgcda train synthesis`."""
+
+    data: DataConfig
+    weights: str
+    """Weights file (or run folder) with the trained segmentation network, and with `resynthesise` the start."""
+    segmenter: SegmenterConfig = field(default_factory=lambda: PROFILES["lite"])
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    resynthesise: bool = False
+    """Start from the generator and style encoder in `weights` instead of from scratch."""
+    l1: float = 1.0
+    """Weight of the L1 distance of the images (0 in CC-FPSE as published)."""
+    perceptual: float = 2.0
+    """Weight of the feature difference in the frozen segmentation network, or VGG19 (10 as published)."""
+    kl: float = 1.6e-4
+    """Weight of the style code's Kullback-Leibler divergence from a standard normal (0.05 as published)."""
+    adversarial: float = 0.0
+    """Weight of the hinge loss against the multi-scale discriminator; 0 trains without one."""
+    feature_matching: float = 10.0
+    """Weight of the L1 distance of the discriminator's features, when there is one."""
+    discriminator_width: int = 64
+    """Channels of the discriminator's first layer (64 as published)."""
+    discriminator_lr: float = 4e-4
+    """Learning rate of the discriminator (the generator's is `loop.lr`; two time scales as published: 1e-4, 4e-4)."""
+    distance_network: str | None = None
+    """ENet weights (.pth state dict of tensors): print the distance of the val sets' re-syntheses from their images,
+    seen by its features; None does not measure it."""
+
+
+@dataclass(frozen=True)
+class MdatConfig:
+    """Multi-source domain adversarial training, MDAT (spec 4.1 to 4.4)."""
+
+    feature: bool = True
+    """Align the encoder feature (FDA)."""
+    output: bool = True
+    """Align the anomaly map (ODA)."""
+    mode: Literal["alternate", "grl", "joint_literal"] = "alternate"
+    """Who minimises what, see mgcda_core.methods.mdat."""
+    dynamic: bool = True
+    """Dynamic label smoothing, eq. 1: tau falls from `tau_start` to `tau_end`; else it stays at `tau_start`."""
+    tau_start: float = 1.0
+    tau_end: float = 0.5
+    lambda_f: float = 0.04
+    """Weight of the feature classifier's confusion loss in the total, eq. 4."""
+    lambda_o: float = 0.06
+    """Weight of the output classifier's confusion loss in the total, eq. 4."""
+    lr: float = 1e-4
+    """Learning rate of the classifiers (Adam, same decay as the network's)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates of the classifiers."""
+    labels: Literal["smooth", "hard"] = "smooth"
+    """Labels of the classifiers' own step: eq. 1, or 1 and 0."""
+    level: Literal["1", "2", "3", "4", "multi"] = "4"
+    """Encoder level (fine to coarse) the feature classifier sees; multi: one classifier a level, losses averaged."""
+    with_correlation: bool = False
+    """The encoder feature holds the correlation channel too."""
+    output_channels: Literal[1, 2] = 2
+    """The output classifier sees both probabilities, or the anomaly's alone."""
+    width: float = 1.0
+    """Factor on the classifiers' channels (lite: 0.25)."""
+    stride: Literal[1, 2] = 1
+    """Stride of the output classifier's convolutions but the last (lite: 2)."""
+
+
+@dataclass(frozen=True)
+class CaclConfig:
+    """Cross-domain anomaly-aware contrastive learning, CACL (spec 4.5)."""
+
+    sampler: Literal["random_same_domain", "random_cross_domain", "anomaly_aware"] = "anomaly_aware"
+    """PCL, CPCL or CACL: random pixels within a domain, random with positives of both, or hard and easy pixels."""
+    form: Literal["log", "printed"] = "log"
+    """InfoNCE, or eq. 3 as printed, which lacks the logarithm and is nearly without gradient (spec 4.5)."""
+    temperature: float = 0.1
+    """alpha; the paper gives none."""
+    weight: float = 0.1
+    """lambda_c, weight in the total, eq. 4."""
+    normalise: bool = True
+    """Embeddings of unit length."""
+    anchors: int = 50
+    """N^a: anchors an image."""
+    positives: int = 100
+    """N^p: easy anomalous pixels an image."""
+    hard_negatives: int = 100
+    """N^n_h: normal pixels an image that are called anomalous."""
+    easy_negatives: int = 300
+    """N^n_e: other normal pixels an image."""
+    top_up: bool = False
+    """Missing hard negatives are replaced by easy ones."""
+    projection: tuple[int, int] = (64, 128)
+    """Channels of the projector's two layers."""
+    gather: bool = True
+    """Contrast over the images of all processes; else each process contrasts its own."""
+
+
+@dataclass(frozen=True)
+class DissimilarityTraining:
+    """`mgcda train dissimilarity`: on the caches `mgcda prepare` makes."""
+
+    weights: str
+    """Weights file (or run folder) with the frozen segmentation and synthesis networks the caches were made by."""
+    void_class: str | None = None
+    """Cache of domain V; None trains on A alone."""
+    anomaly_mix: str | None = None
+    """Cache of domain A; None trains on V alone."""
+    validation: tuple[str, ...] = ()
+    """Caches of held-out scenes and objects: choose the best weights, set the threshold, report AP and FPR95."""
+    segmenter: SegmenterConfig = field(default_factory=lambda: PROFILES["lite"])
+    """The chain; its dissimilarity network is what is trained."""
+    crop: tuple[int, int] | None = None
+    """Train on random windows (height, width) of the cached maps, multiples of 8; None: on the whole."""
+    flip: float = 0.5
+    """Chance of a horizontal flip, of all maps jointly."""
+    class_weights: tuple[float, float] | None = None
+    """Weights of normal and anomalous pixels in the cross entropy; None: 1 / ln(1.02 + f) of the exact pixel shares f
+    of the caches (spec 2.3)."""
+    mdat: MdatConfig | None = None
+    """Domain adversarial training; needs both domains."""
+    cacl: CaclConfig | None = None
+    """Contrastive learning; needs both domains."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """Its batch is shared equally by the domains: 8 is 4 + 4."""
+
+    def __post_init__(self) -> None:
+        domains = [d for d in (self.void_class, self.anomaly_mix) if d]
+        if not domains:
+            raise ConfigError("no training domain: set void_class, anomaly_mix or both to caches of mgcda prepare")
+        if (self.mdat or self.cacl) and len(domains) < 2:
+            raise ConfigError("mdat and cacl align two domains: set void_class and anomaly_mix")
+        if self.loop.batch % len(domains):
+            raise ConfigError(f"loop.batch is {self.loop.batch}: it must be even, half of each domain")
+        if self.crop and (self.crop[0] % 8 or self.crop[1] % 8):
+            raise ConfigError(f"crop is {self.crop}: height and width must be multiples of 8")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One labelled set the ladder is measured on."""
+
+    name: str
+    images: str
+    masks: str
+    anomaly_values: tuple[int, ...] = (1,)
+    ignore_values: tuple[int, ...] = (255,)
+    normal_values: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class LadderConfig:
+    """`mgcda ladder`: the paper's ablation under one budget."""
+
+    base: DissimilarityTraining
+    """What every rung shares; its mdat and cacl hold the full method's settings."""
+    sets: tuple[EvaluationSet, ...]
+    """Where every rung is measured."""
+    rungs: tuple[str, ...] = ()
+    """Names of the rungs to climb; empty = all nine."""
+    seeds: tuple[int, ...] = (0, 1)
+    sweep: str = ""
+    """Dotted name of one field of `base` to sweep on the last rung (cacl.anchors), instead of the ladder."""
+    values: tuple[str, ...] = ()
+    """Values of the swept field."""

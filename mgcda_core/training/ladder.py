@@ -1,0 +1,198 @@
+"""`mgcda ladder`: the paper's ablation (section 4.4, Table 3), every rung with the same budget, or a sweep of one field.
+
+OUT/runs/RUNG-SEED is one training; OUT/ladder.{json,csv,md} are rewritten after each. A rung that is finished is not
+run again, an interrupted one goes on, and several processes may climb the same folder at a time.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mgcda_core.config import CaclConfig, ConfigError, DissimilarityTraining, LadderConfig, MdatConfig
+from mgcda_core.evaluation.evaluate import evaluate
+from mgcda_core.training import dissimilarity
+
+
+def _rung(
+    base: DissimilarityTraining, *, v: bool = True, a: bool = True, mdat: dict[str, Any] | None = None, pcl: str = ""
+) -> DissimilarityTraining:
+    aligned = None if mdat is None else replace(base.mdat or MdatConfig(), **mdat)
+    contrast = replace(base.cacl or CaclConfig(), sampler=pcl) if pcl else None  # pyright: ignore[reportArgumentType]
+    return replace(
+        base, void_class=base.void_class if v else None, anomaly_mix=base.anomaly_mix if a else None, mdat=aligned,
+        cacl=contrast,
+    )  # fmt: skip
+
+
+RUNGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "baseline_v": ("Baseline (V)", {"a": False}),
+    "baseline_a": ("Baseline (A)", {"v": False}),
+    "baseline_mix": ("Baseline (Mix)", {}),
+    "oda": ("+ ODA", {"mdat": {"feature": False, "output": True, "dynamic": False}}),
+    "oda_fda": ("+ ODA + FDA", {"mdat": {"feature": True, "output": True, "dynamic": False}}),
+    "mdat": ("+ MDAT", {"mdat": {"feature": True, "output": True, "dynamic": True}}),
+    "mdat_pcl": ("+ MDAT + PCL", {"mdat": {}, "pcl": "random_same_domain"}),
+    "mdat_cpcl": ("+ MDAT + CPCL", {"mdat": {}, "pcl": "random_cross_domain"}),
+    "mgcda": ("+ MDAT + CACL (MGCDA)", {"mdat": {}, "pcl": "anomaly_aware"}),
+}
+"""Rung -> (name in the paper, what it takes of the full method). From `oda` on the batches are V and A in equal parts,
+as are those of `baseline_mix`."""
+
+
+def climb(config: LadderConfig, out: Path) -> Path:
+    """Train and measure what is missing of the ladder, or of the sweep; returns the Markdown table's path.
+
+    Raises ConfigError for an unknown rung or swept field.
+    """
+    jobs = planned(config)
+    for name, title, training in jobs:
+        run = out / "runs" / name
+        with _claimed(run) as mine:
+            if mine and _result(run, training) is None:
+                _climb_one(name, title, training, config, run)
+                write_tables(config, out)
+    return write_tables(config, out)
+
+
+def planned(config: LadderConfig) -> list[tuple[str, str, DissimilarityTraining]]:
+    """(folder, title, configuration) of every training, seed by seed, so that a half-climbed ladder compares rungs."""
+    rungs = config.rungs or tuple(RUNGS)
+    if unknown := [r for r in rungs if r not in RUNGS]:
+        raise ConfigError(f"unknown rung {unknown[0]}: choose from {', '.join(RUNGS)}")
+    jobs = []
+    for seed in config.seeds:
+        base = replace(config.base, loop=replace(config.base.loop, seed=seed))
+        if config.sweep:
+            full = _rung(base, **RUNGS["mgcda"][1])
+            jobs += [(f"{config.sweep}={text}-{seed}", f"{config.sweep} = {text}", with_field(full, config.sweep, text))
+                     for text in config.values]  # fmt: skip
+        else:
+            jobs += [(f"{rung}-{seed}", RUNGS[rung][0], _rung(base, **RUNGS[rung][1])) for rung in rungs]
+    return jobs
+
+
+def with_field(config: Any, dotted: str, text: str) -> Any:
+    """A copy of a configuration with one field, named like `cacl.anchors`, set from text in YAML.
+
+    Raises ConfigError for a field that is not there or a value of another type.
+    """
+    name, _, rest = dotted.partition(".")
+    if not dataclasses.is_dataclass(config) or not hasattr(config, name):
+        raise ConfigError(f"sweep names no field {name}")
+    if rest:
+        return replace(config, **{name: with_field(getattr(config, name), rest, text)})  # pyright: ignore
+    value, now = yaml.safe_load(text), getattr(config, name)
+    value = tuple(value) if isinstance(value, list) else float(value) if isinstance(now, float) else value
+    if now is not None and type(value) is not type(now):
+        raise ConfigError(f"{dotted} is {now!r}; {text} is no {type(now).__name__}")
+    return replace(config, **{name: value})  # pyright: ignore[reportArgumentType]
+
+
+def _climb_one(name: str, title: str, training: DissimilarityTraining, config: LadderConfig, run: Path) -> None:
+    print(f"ladder: {name} ({title})", flush=True)
+    started = time.time()
+    resume = any(run.glob("checkpoint-*"))
+    dissimilarity.train(training, run, resume)
+    weights, minutes = run / "weights.safetensors", (time.time() - started) / 60
+    scores = {}
+    for s in config.sets:
+        report = evaluate(s.images, s.masks, weights, "model", s.anomaly_values, s.ignore_values, s.normal_values)
+        scores[s.name] = {"ap": report.ap, "fpr95": report.fpr95, "auroc": report.auroc}
+        print(f"ladder: {name} {s.name} {report.line()}", flush=True)
+    result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": training.loop.seed, "config": _digest(training),
+              "steps": training.loop.steps, "images": training.loop.steps * training.loop.batch,
+              "minutes": round(minutes, 2), "resumed": resume, "held_out": _held_out(weights),
+              "scores": scores}  # fmt: skip
+    part = run / ".result.json.part"
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(run / "result.json")
+
+
+def _held_out(weights: Path) -> dict[str, float]:
+    from mgcda_core.weights.resolve import load_weights
+
+    metadata = load_weights(weights).metadata
+    return {k.removeprefix("held_out_"): float(v) for k, v in metadata.items() if k.startswith("held_out_")}
+
+
+def _digest(training: DissimilarityTraining) -> str:
+    return hashlib.sha256(json.dumps(dataclasses.asdict(training), sort_keys=True).encode()).hexdigest()
+
+
+def _result(run: Path, training: DissimilarityTraining) -> dict[str, Any] | None:
+    path = run / "result.json"
+    if not path.is_file():
+        return None
+    result = json.loads(path.read_text())
+    if result["config"] != _digest(training):
+        raise ConfigError(f"{run} was climbed with another configuration: give another --out, or remove it")
+    return result
+
+
+@contextmanager
+def _claimed(run: Path) -> Iterator[bool]:
+    """Whether this process may work on the run: its lock goes with the process, however that ends."""
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def write_tables(config: LadderConfig, out: Path) -> Path:
+    """OUT/ladder.json, .csv and .md from the results that are there; returns the last."""
+    found = [r for name, _, training in planned(config) if (r := _result(out / "runs" / name, training))]
+    rows = [_row([r for r in found if r["rung"] == rung], config) for rung in dict.fromkeys(r["rung"] for r in found)]
+    table = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(table, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for suffix, text in (("json", json.dumps({"rows": rows, "runs": found}, indent=1)), ("csv", table.getvalue()),
+                         ("md", _markdown(rows, config))):  # fmt: skip
+        part = out / f".ladder.{suffix}.part"
+        part.write_text(text)
+        part.replace(out / f"ladder.{suffix}")
+    return out / "ladder.md"
+
+
+def _row(runs: list[dict[str, Any]], config: LadderConfig) -> dict[str, Any]:
+    """Mean and standard deviation (of the sample; empty for one seed) over the seeds of one rung, in percent."""
+    row: dict[str, Any] = {"rung": runs[0]["title"], "seeds": len(runs), "steps": runs[0]["steps"],
+                           "hours": round(sum(r["minutes"] for r in runs) / 60, 2)}  # fmt: skip
+    columns = [("held_out", k, [r["held_out"].get(k, np.nan) for r in runs]) for k in ("ap", "fpr95")]
+    columns += [(s.name, k, [r["scores"][s.name][k] for r in runs]) for s in config.sets for k in ("ap", "fpr95")]
+    for name, metric, values in columns:
+        row[f"{name} {metric}"] = round(100 * float(np.mean(values)), 2)
+        row[f"{name} {metric} sd"] = round(100 * float(np.std(values, ddof=1)), 2) if len(runs) > 1 else None
+    return row
+
+
+def _markdown(rows: list[dict[str, Any]], config: LadderConfig) -> str:
+    names = ["held_out", *(s.name for s in config.sets)]
+    heads = ["rung", "seeds", "steps", "hours", *(f"{n.replace('_', '-')} {m}" for n in names for m in ("AP", "FPR95"))]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in rows:
+        cells = [row["rung"], row["seeds"], row["steps"], row["hours"]]
+        for column in (f"{n} {m}" for n in names for m in ("ap", "fpr95")):
+            spread = row[f"{column} sd"]
+            cells.append(f"{row[column]:.2f}" + ("" if spread is None else f" ± {spread:.2f}"))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"

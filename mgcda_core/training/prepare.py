@@ -1,0 +1,136 @@
+"""`mgcda prepare`: the frozen segmentation and synthesis networks once over a training domain, into a cache.
+
+The work is cut into shards. Each is written whole or not at all, a second run makes only those that are missing, and N
+processes (torchrun) take every N-th. What a sample holds depends on the configuration and its number alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mgcda_core.config import PrepareConfig, SegmenterConfig
+from mgcda_core.labels import IGNORE
+from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
+from mgcda_core.models.loading import load_strict
+from mgcda_core.training.cache import Manifest, shard_path, to_maps, write_shard
+from mgcda_core.training.checkpoint import weights_file
+from mgcda_core.training.domains import Domain, TrainingComposite
+from mgcda_core.weights.resolve import load_weights
+
+BATCH = 4
+"""Composites the frozen networks see at a time; part of what a sample's last bits depend on."""
+
+
+def prepare(config: PrepareConfig, out: Path) -> Path:
+    """Fill the cache `out`, or what is missing of it; returns it.
+
+    Raises StaleCacheError if the folder holds a cache of other weights or another configuration.
+    """
+    chain, digest = load_frozen(config.weights, config.size)
+    domain = Domain(config)
+    manifest = Manifest.of(config, digest, len(domain))
+    stored = Manifest.read(out)
+    if stored is not None:
+        stored.check(manifest, out)
+    else:
+        manifest.write(out)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    todo = [s for s in range(manifest.shards)[rank::world] if not shard_path(out, s).is_file()]
+    chain.to(_device(config)).eval().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    started = time.monotonic()
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1)) as pool:
+        composites = _submitted(pool, domain, config, todo[0]) if todo else []
+        for done, shard in enumerate(todo, 1):
+            following = _submitted(pool, domain, config, todo[done]) if done < len(todo) else []
+            made = [future.result() for future in composites]
+            write_shard(shard_path(out, shard), _frozen_maps(chain, made), [c.provenance for c in made])
+            composites = following
+            left = (time.monotonic() - started) / done * (len(todo) - done)
+            print(f"prepare {out}: shard {shard}, {len(todo) - done} to go, {left:.0f} s left", flush=True)
+    return out
+
+
+def load_frozen(weights: str, size: tuple[int, int] | None = None) -> tuple[AnomalySegmenter, str]:
+    """The chain of a weights file with its frozen networks loaded, and their sha256.
+
+    `size` replaces the dissimilarity network's working size. The sum is over the frozen tensors alone: training the
+    dissimilarity network further does not change it.
+    """
+    loaded = load_weights(weights_file(weights))
+    frozen = frozen_state(loaded.state)
+    chain = AnomalySegmenter(_resized(loaded.config, size))
+    for part in dict.fromkeys(key.split(".")[0] for key in frozen):
+        state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
+        load_strict(chain.get_submodule(part), state, weights)
+    return chain.requires_grad_(False), state_sha256(frozen)
+
+
+def frozen_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All of a chain but the dissimilarity network."""
+    return {k: v for k, v in state.items() if not k.startswith("dissimilarity.")}
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Checksum of named tensors, whatever file they come from."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(f"{key} {state[key].dtype} {tuple(state[key].shape)} ".encode())
+        digest.update(state[key].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _resized(config: SegmenterConfig, size: tuple[int, int] | None) -> SegmenterConfig:
+    if size is None:
+        return config
+    return dataclasses.replace(config, dissimilarity=dataclasses.replace(config.dissimilarity, size=size))
+
+
+def _device(config: PrepareConfig) -> torch.device:
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def _submitted(pool: ThreadPoolExecutor, domain: Domain, config: PrepareConfig, shard: int) -> list[Future]:
+    first = shard * config.shard
+    return [pool.submit(domain.__getitem__, n) for n in range(first, min(first + config.shard, len(domain)))]
+
+
+@torch.inference_mode()
+def _frozen_maps(chain: AnomalySegmenter, made: list[TrainingComposite]) -> dict[str, Tensor]:
+    """The maps of one shard, stacked."""
+    device = next(chain.parameters()).device
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, len(made), BATCH):
+        batch = made[start : start + BATCH]
+        image = torch.from_numpy(np.stack([c.image for c in batch])).permute(0, 3, 1, 2).to(device)
+        label = torch.from_numpy(np.stack([c.label for c in batch])).to(device)
+        stages = chain.stages(image, semantics=_given(batch, device))
+        parts.append(to_maps(sample_maps(stages, label)))
+    return {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
+
+
+def sample_maps(stages: Stages, label: Tensor) -> dict[str, Tensor]:
+    """What the dissimilarity network is trained on: its inputs and the label at its working size."""
+    size = stages.image.shape[-2:]
+    small = torch.nn.functional.interpolate(label[:, None].float(), size, mode="nearest-exact")[:, 0]
+    semantic = torch.where(stages.semantic.any(1), stages.semantic.argmax(1), IGNORE)
+    return {"image": stages.image, "synthesis": stages.synthesis, "semantic": semantic, "prior": stages.prior,
+            "label": small}  # fmt: skip
+
+
+def _given(batch: list[TrainingComposite], device: torch.device) -> Tensor | None:
+    if all(c.semantics is None for c in batch):
+        return None
+    maps = [np.full(c.label.shape, IGNORE, np.uint8) if c.semantics is None else c.semantics for c in batch]
+    return torch.from_numpy(np.stack(maps)).long().to(device)

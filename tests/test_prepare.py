@@ -1,0 +1,156 @@
+"""`mgcda prepare`: what a cache holds, and when it is made again, gone on with, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_data import AUGMENT, make_data
+
+from mgcda_core.config import AnomalyMixConfig, DataConfig, PrepareConfig, VoidClassConfig
+from mgcda_core.data import anomaly_mix, augment
+from mgcda_core.data.sample import DataError
+from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs, shard_path
+from mgcda_core.training.domains import Domain
+from mgcda_core.training.prepare import load_frozen, prepare
+from mgcda_core.training.scenes import load_objects, scene_sets
+from mgcda_core.weights.resolve import load_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
+    return make_data(tmp_path_factory.mktemp("data"), scenes=3)
+
+
+@pytest.fixture
+def config(data: DataConfig, tiny_weights: Path) -> PrepareConfig:
+    return PrepareConfig(data, str(tiny_weights), copies=2, augment=AUGMENT, shard=4, device="cpu",
+                         mix=AnomalyMixConfig(objects=(1, 2)))  # fmt: skip
+
+
+def _bytes(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(cache.glob("shard-*"))}
+
+
+def test_a_sample_is_what_the_frozen_networks_say(config: PrepareConfig, tmp_path: Path) -> None:
+    cache = prepare(config, tmp_path / "a")
+    chain, digest = load_frozen(config.weights)
+    domain, cached = Domain(config), CachedDomain(cache, digest)
+    assert len(cached) == len(domain) == 6
+    for number in (0, 5):
+        made, maps = domain[number], cached[number]
+        with torch.inference_mode():
+            stages = chain.eval().stages(torch.from_numpy(made.image).permute(2, 0, 1)[None])
+        assert torch.allclose(maps["image"].float() / 255, stages.image[0], atol=0.51 / 255)
+        assert torch.allclose(maps["synthesis"].float() / 255, stages.synthesis[0], atol=0.6 / 255)
+        assert torch.allclose(maps["prior"].float(), stages.prior[0], atol=1e-3)
+        assert (maps["semantic"] == stages.semantic[0].argmax(0)).float().mean() > 0.999
+        assert set(np.unique(maps["label"].numpy())) <= {0, 1, 255}
+        assert np.array_equal(maps["label"].numpy(), made.label)
+    inputs = network_inputs(**{k: maps[k][None] for k in ("image", "synthesis", "semantic", "prior")})
+    assert [tuple(x.shape) for x in inputs] == [(1, c, 64, 128) for c in (3, 3, 19, 3)]
+
+
+def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(config: PrepareConfig, tmp_path: Path) -> None:
+    whole = _bytes(prepare(config, tmp_path / "whole"))
+    broken = prepare(config, tmp_path / "broken")
+    shard_path(broken, 1).unlink()
+    (broken / ".shard-00001.safetensors.77.part").write_bytes(b"half")
+    _, digest = load_frozen(config.weights)
+    with pytest.raises(StaleCacheError, match="lacks 1 of 2 shards"):
+        CachedDomain(broken, digest)
+    untouched = shard_path(broken, 0).stat().st_mtime_ns
+    prepare(config, broken)
+    assert shard_path(broken, 0).stat().st_mtime_ns == untouched
+    assert _bytes(broken) == whole
+
+
+def test_processes_share_the_shards(config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(config, shard=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, made in (("1", {1}), ("0", {0, 1, 2})):
+        monkeypatch.setenv("RANK", rank)
+        cache = prepare(config, tmp_path / "shared")
+        assert {int(p.stem.split("-")[1]) for p in cache.glob("shard-*")} == made
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("RANK")
+    assert _bytes(tmp_path / "shared") == _bytes(prepare(config, tmp_path / "alone"))
+
+
+def test_other_weights_or_settings_are_refused(config: PrepareConfig, tiny_weights: Path, tmp_path: Path) -> None:
+    cache = prepare(config, tmp_path / "a")
+    with pytest.raises(StaleCacheError, match="made with another mix"):
+        prepare(dataclasses.replace(config, mix=AnomalyMixConfig(objects=(2, 2))), cache)
+    prepare(dataclasses.replace(config, device="auto"), cache)
+    loaded = load_weights(tiny_weights)
+    state = dict(loaded.state)
+    state["dissimilarity.conv11.bias"] = state["dissimilarity.conv11.bias"] + 1
+    save_weights(tmp_path / "trained.safetensors", state, loaded.config, "trained")
+    prepare(dataclasses.replace(config, weights=str(tiny_weights)), cache)
+    assert load_frozen(str(tmp_path / "trained.safetensors"))[1] == load_frozen(str(tiny_weights))[1]
+    state["generator.fc.bias"] = state["generator.fc.bias"] + 1
+    save_weights(tmp_path / "other.safetensors", state, loaded.config, "other")
+    with pytest.raises(StaleCacheError, match="made by the weights"):
+        prepare(dataclasses.replace(config, weights=str(tmp_path / "other.safetensors")), cache)
+    with pytest.raises(StaleCacheError, match="the training uses"):
+        CachedDomain(cache, load_frozen(str(tmp_path / "other.safetensors"))[1])
+
+
+def test_a_damaged_cache_is_named(config: PrepareConfig, tmp_path: Path) -> None:
+    cache = prepare(config, tmp_path / "a")
+    _, digest = load_frozen(config.weights)
+    shard_path(cache, 1).write_bytes(b"\x10\0\0\0\0\0\0\0{not json}")
+    with pytest.raises(DataError, match="shard-00001.safetensors is damaged"):
+        CachedDomain(cache, digest)
+    (cache / "manifest.json").write_text("{}")
+    with pytest.raises(DataError, match="is not a manifest of this version"):
+        prepare(config, cache)
+    with pytest.raises(StaleCacheError, match="holds no cache"):
+        CachedDomain(tmp_path / "none", digest)
+
+
+def test_a_composite_is_made_again_from_its_provenance(config: PrepareConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(config, mix=dataclasses.replace(config.mix, known=0.0))
+    _, digest = load_frozen(config.weights)
+    cached = CachedDomain(prepare(config, tmp_path / "a"), digest)
+    facts = json.loads(json.dumps(cached.provenance[3]))
+    (scenes,) = scene_sets(config.data, "train")
+    scene = next(scenes[i] for i in range(len(scenes)) if scenes[i].name == facts["scene"])
+    window = augment.Window(**facts["window"])
+    objects = {o.name: o for o in load_objects(config.data, "train")}
+    train_ids = np.array([10, 2, 5, 0, 1, 8, 6, 3, 13, 11, 12, 255], np.uint8)[scene.label.clip(max=11)]
+    again = anomaly_mix.replay(window.cut(scene.image), window.cut(train_ids), facts, objects, {})
+    image, label = augment.resize(np.ascontiguousarray(again.image), again.label, AUGMENT.size)
+    image = augment.photometric(image, AUGMENT, np.random.default_rng(facts["photometry_seed"]))
+    made = Domain(config)[3]
+    assert np.array_equal(image, made.image)
+    assert np.array_equal(label, made.label)
+
+
+def test_void_class_takes_the_void_box(data: DataConfig, config: PrepareConfig) -> None:
+    def domain(**void: object) -> Domain:
+        return Domain(dataclasses.replace(config, domain="void_class", copies=4, void=VoidClassConfig(**void)))  # type: ignore[arg-type]
+
+    domain_v = domain(min_area=30_000)  # of 1024 x 2048: the box has 240 of the 72 x 144 pixels, 48,545 of these
+    assert len(domain_v) == 12
+    for number in range(len(domain_v)):
+        made = domain_v[number]
+        assert (made.label == 1).any()
+        assert all(region["area"] == 240 for region in made.provenance["regions"] if region["box"][1] > 4)
+    assert len(domain(min_area=30_000, require_positive=False)) == 12
+    with pytest.raises(ValueError, match="no train scene is left"):
+        domain(min_area=200_000)
+    assert domain(semantics="gt+pred_in_void")[0].semantics is not None
+    assert domain_v[0].semantics is None
+
+
+def test_validation_takes_other_scenes_and_objects(config: PrepareConfig) -> None:
+    train, val = Domain(config), Domain(dataclasses.replace(config, split="val"))
+    assert {p["scene"] for p in (train[n].provenance for n in range(6))}.isdisjoint(
+        p["scene"] for p in (val[n].provenance for n in range(6))
+    )
+    assert {o.name for o in train.objects}.isdisjoint(o.name for o in val.objects)
