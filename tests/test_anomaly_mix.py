@@ -79,7 +79,7 @@ def test_some_of_these_objects_cover_void() -> None:
 
 
 @pytest.mark.parametrize("seam", SEAMS)
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(14))
 def test_every_option_at_once(seam: Seam, seed: int) -> None:
     """Fully inside the frame, bounded, deterministic, and again from its provenance after a trip through JSON."""
     config = AnomalyMixConfig(blend=seam, group=seed % 2 == 0, objects=(1, 4), height=(0.01, 1.5), p_mix=0.9)
@@ -95,7 +95,7 @@ def test_every_option_at_once(seam: Seam, seed: int) -> None:
     touched = np.zeros((80, 160), bool)
     for paste in first.provenance["pastes"]:
         top, left, height, width = paste["box"]
-        assert top >= 0 and left >= 0 and top + height <= 80 and left + width <= 160  # noqa: PT018
+        assert top >= 0 and left >= 0 and top + height <= 80 and left + width <= 160
         assert paste["area"] >= 1
         touched[top : top + height, left : left + width] = True
     assert np.array_equal(first.image[~touched], SCENE[~touched])
@@ -117,7 +117,7 @@ def test_pixels_off_the_object_stay(seam: Seam, scale: float) -> None:
 
 
 def test_feather_softens_the_outline() -> None:
-    """A white disc on black: a step without feather, a ramp of the drawn width with it, full in its middle."""
+    """A white square on black: a step without feather, a ramp of the drawn width with it, white in its middle."""
     white = Cutout(np.full((31, 31, 4), 255, np.uint8), "white")
     rows = []
     for sigma in (0.0, 1.5):
@@ -127,7 +127,7 @@ def test_feather_softens_the_outline() -> None:
         rows.append(composite.image[top + 15, left : left + 31, 0].astype(int))
     assert (rows[0] == 255).all()
     assert (np.diff(rows[1][:5]) > 0).all()
-    assert rows[1][0] < 160
+    assert rows[1][0] < 170
     assert rows[1][15] == 255
 
 
@@ -164,14 +164,15 @@ def test_poisson_solves_its_equation(corner: tuple[int, int]) -> None:
     assert np.abs(image[..., 0] - exact_poisson(scene, rgba, *corner)).max() < 1.5
 
 
-def test_poisson_of_an_object_on_a_like_background_changes_nothing() -> None:
-    """Its old background equals the new one, so it keeps its colours exactly."""
-    rgba = ball(radius=12).rgba
+def test_poisson_keeps_the_colours_where_the_background_is_like_the_old_one() -> None:
+    """The contrast across the outline is part of the object: on its own background it returns exactly."""
+    rgba = np.pad(ball(radius=12).rgba, ((1, 1), (1, 1), (0, 0)))
+    rgba[..., :3][rgba[..., 3] == 0] = 200
     image = np.full_like(SCENE, 200)
     blend.blend(image, rgba[..., :3], rgba[..., 3], (20, 30), "poisson", 0.0)
-    solid = rgba[1:-1, 1:-1, 3] > 127
-    assert np.abs(image[21:44, 31:54][solid].astype(int) - rgba[1:-1, 1:-1, :3][solid]).mean() < 10
-    assert (image[rgba.shape[0] + 20 :] == 200).all()
+    expected = np.full_like(SCENE, 200)
+    expected[20:47, 30:57] = rgba[..., :3]
+    assert np.array_equal(image, expected)
 
 
 @pytest.mark.parametrize("seam", SEAMS)
@@ -214,8 +215,8 @@ def test_a_group_is_of_one_picture_and_its_windows_do_not_hide_its_objects() -> 
 
 
 def test_the_share_of_mixed_scenes_and_the_count() -> None:
-    mixed = sum(bool(draw(PUBLISHED, seed).provenance["pastes"]) for seed in range(1000))
-    assert mixed == pytest.approx(90.8, abs=30)
+    mixed = sum(bool(draw(PUBLISHED, seed).provenance["pastes"]) for seed in range(600))
+    assert mixed == pytest.approx(54.5, abs=21)  # three deviations
     assert not draw(replace(PLAIN, p_mix=0), 0).provenance["pastes"]
     counts = {len(draw(replace(PLAIN, objects=(0, 3)), seed).provenance["pastes"]) for seed in range(60)}
     assert counts == {0, 1, 2, 3}
@@ -224,13 +225,13 @@ def test_the_share_of_mixed_scenes_and_the_count() -> None:
 def test_size_options() -> None:
     def sizes(**options: object) -> np.ndarray:
         config = replace(PLAIN, **options)  # pyright: ignore[reportArgumentType]
-        return np.array([draw(config, s).provenance["pastes"][0]["box"][2] for s in range(300)])
+        return np.array([draw(config, s).provenance["pastes"][0]["box"][2] for s in range(150)])
 
     assert (sizes(scale=(1, 1)) == 25).all()
     uniform = sizes(scale=(0.5, 2))
     assert uniform.min() < 14
     assert uniform.max() > 47
-    assert uniform.mean() == pytest.approx(1.25 * 25, rel=0.06)
+    assert uniform.mean() == pytest.approx(1.25 * 25, rel=0.1)
     by_height = sizes(scale=None, height=(0.1, 0.9))
     assert by_height.min() >= 8
     assert by_height.max() <= 72
@@ -266,9 +267,19 @@ def test_flip_jitter_and_colour_match() -> None:
 def test_feet_stand_on_the_road() -> None:
     """The middle of the lower edge; an object too tall for any road pixel lies anywhere."""
     config = replace(PLAIN, on_road=1, scale=(0.5, 3))
+    feet = []
     for seed in range(40):
         top, left, height, width = draw(config, seed).provenance["pastes"][0]["box"]
-        assert train_ids()[top + height - 1, left + width // 2] == 0
+        feet.append(top + height - 1)
+        assert train_ids()[feet[-1], left + width // 2] == 0
+    assert max(feet) > 70
+    strip = np.full((80, 160), 10, np.uint8)
+    strip[50] = 0  # a road of one row: the foot stands on it, not above or below
+    for seed in range(10):
+        top, _, height, _ = compose(SCENE, strip, [ball()], [], config, np.random.default_rng(seed)).provenance[
+            "pastes"
+        ][0]["box"]
+        assert top + height - 1 == 50 or height > 51
     no_road = np.full((80, 160), 10, np.uint8)
     assert compose(SCENE, no_road, [ball()], [], config, np.random.default_rng(0)).provenance["pastes"]
     tops = [draw(PLAIN, seed).provenance["pastes"][0]["box"][0] for seed in range(60)]
@@ -278,25 +289,29 @@ def test_feet_stand_on_the_road() -> None:
 
 def test_known_objects_get_label_0_and_lie_below() -> None:
     """All that are given are pasted; over void they are normal; an anomaly at the same place wins."""
-    known = ball("scene#3", 200)  # fills the frame
+    known = Cutout(np.full((80, 160, 4), 255, np.uint8), "scene#3")  # fills the frame
     composite = draw(replace(PLAIN, objects=(0, 0)), 3, known=(known,))
-    assert (composite.image != SCENE).any()
-    assert not (composite.label == 1).any()
-    assert (composite.label[:, :8] == 255).sum() < 640 or composite.provenance["pastes"][0]["box"][1] >= 8
+    assert (composite.image == 255).all()
+    assert (composite.label == 0).all()
     both = draw(PLAIN, 3, known=(known,))
     assert (both.label == 1).sum() == (ball().rgba[..., 3] > 127).sum()
     assert [p["objects"] for p in both.provenance["pastes"]] == [("scene#3",), ("ball",)]
 
 
 def test_errors_say_what_is_missing() -> None:
-    with pytest.raises(ConfigError, match="no objects to paste: set data.objects"):
+    with pytest.raises(ConfigError, match="no objects to paste: set data"):
         compose(SCENE, train_ids(), [], [], PLAIN, np.random.default_rng(0))
     assert compose(SCENE, train_ids(), [], [], replace(PLAIN, objects=(0, 0)), np.random.default_rng(0)).label.max()
     with pytest.raises(DataError, match="the composite holds ball, which is not among the objects given"):
         replay(SCENE, train_ids(), draw(PLAIN, 0).provenance, {}, {"ball": ball()})
-    for wrong in ({"p_mix": 1.2}, {"objects": (3, 1)}, {"height": (0.0, 0.5)}, {"scale": (2, 1)}, {"flip": -1}):
-        with pytest.raises(ConfigError, match=f"mix.{next(iter(wrong))} is"):
-            AnomalyMixConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"p_mix": 1.2}, {"flip": -1}, {"objects": (3, 1)}, {"height": (0.0, 0.5)}, {"scale": (2, 1)}]
+)
+def test_values_out_of_range(wrong: dict) -> None:
+    with pytest.raises(ConfigError, match=rf"mix\.{next(iter(wrong))} is"):
+        AnomalyMixConfig(**wrong)
 
 
 def test_provenance_names_every_field_of_a_paste() -> None:

@@ -84,12 +84,16 @@ class Game(Objective):
         self.adversary_lr = 0.01
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        assert self.assistant is not None and self.adversary is not None
         said = self.trained(x)
         fooled = torch.func.functional_call(
             self.adversary, {k: v.detach() for k, v in self.adversary.named_parameters()}, (said,)
         )
         loss = (said - y).square().mean() + (self.assistant(said) - y).square().mean() - 0.01 * fooled.mean()
-        return {"loss": loss, "adversary": (self.adversary(said.detach()) - self.adversary(y)).mean() + 0.0 * loss.detach()}
+        return {
+            "loss": loss,
+            "adversary": (self.adversary(said.detach()) - self.adversary(y)).mean() + 0.0 * loss.detach(),
+        }
 
 
 def test_assistant_and_adversary_learn_and_resume_bit_for_bit(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_damaged_cache_is_named(config: PrepareConfig, tmp_path: Path) -> None
     cache = prepare(config, tmp_path / "a")
     _, digest = load_frozen(config.weights)
     shard_path(cache, 1).write_bytes(b"\x10\0\0\0\0\0\0\0{not json}")
-    with pytest.raises(DataError, match="shard-00001.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"shard-00001\.safetensors is damaged"):
         CachedDomain(cache, digest)
     (cache / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="is not a manifest of this version"):

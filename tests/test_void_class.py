@@ -38,7 +38,7 @@ def test_static_void_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("never", [0, 1, 2, 3, 6])
 def test_ids_that_are_never_anomalies(never: int) -> None:
-    with pytest.raises(ConfigError, match=f"void.cityscapes_ids holds {never}, which is never an anomaly"):
+    with pytest.raises(ConfigError, match=f"cityscapes_ids holds {never}, which is never an anomaly"):
         VoidClassConfig(cityscapes_ids=(5, never))
     raw = np.random.default_rng(never).choice([0, 1, 2, 3, 4, 5, 6, 7, 29], (40, 60)).astype(np.uint8)
     label, _ = regions_of(raw, ALL, VoidClassConfig(cityscapes_ids=(4, 5, 29)).cityscapes_ids)
@@ -135,5 +135,5 @@ def test_semantics_options() -> None:
 
 @pytest.mark.parametrize("wrong", [{"keep_prob": 1.5}, {"min_area": -1}])
 def test_values_out_of_range(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match="void.min_area must be 0 or more and void.keep_prob a chance"):
+    with pytest.raises(ConfigError, match="must be 0 or more"):
         VoidClassConfig(**wrong)

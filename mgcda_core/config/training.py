@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mgcda_core.config.chain import PROFILES, ConfigError, SegmenterConfig
+from mgcda_core.config.chain import PROFILES, ConfigError, DissimilarityConfig, SegmenterConfig
 from mgcda_core.config.data import AugmentConfig, DataConfig
 
 
@@ -204,8 +204,8 @@ class DissimilarityTraining:
     """Cache of domain A; None trains on V alone."""
     validation: tuple[str, ...] = ()
     """Caches of held-out scenes and objects: choose the best weights, set the threshold, report AP and FPR95."""
-    segmenter: SegmenterConfig = field(default_factory=lambda: PROFILES["lite"])
-    """The chain; its dissimilarity network is what is trained."""
+    dissimilarity: DissimilarityConfig | None = None
+    """The network that is trained; None: as in `weights`, which say what the rest of the chain is."""
     crop: tuple[int, int] | None = None
     """Train on random windows (height, width) of the cached maps, multiples of 8; None: on the whole."""
     flip: float = 0.5

@@ -26,8 +26,9 @@ class Window:
         return np.ascontiguousarray(part[:, ::-1]) if self.flip else part
 
 
-def draw_window(height: int, width: int, config: AugmentConfig, rng: np.random.Generator) -> Window:
-    """A random part of a height x width image, of the drawn aspect and zoom, by chance mirrored."""
+def draw_window(pixels: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> Window:
+    """A random part of [H, W, ...], of the drawn aspect and zoom, by chance mirrored."""
+    height, width = pixels.shape[:2]
     aspect = rng.uniform(*config.aspect)
     rows = min(height, width / aspect)
     most = float(np.clip(rows / config.least_rows, 1.0, config.zoom[1]))
@@ -44,7 +45,7 @@ def crop(
 
     Args: image uint8 [H, W, 3], label uint8 [H, W]. Returns views or copies.
     """
-    window = draw_window(*label.shape, config, rng)
+    window = draw_window(label, config, rng)
     return window.cut(image), window.cut(label)
 
 

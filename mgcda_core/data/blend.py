@@ -97,7 +97,7 @@ def blend(
 
 
 def _soften(alpha: np.ndarray, sigma: float) -> np.ndarray:
-    """Opacity float32 [h, w] in [0, 1] of the object and its rim of one pixel, blurred inwards only: outside its outline
+    """Opacity float32 [h, w] in [0, 1] of the object and a rim of one pixel, blurred inwards only: outside its outline
     an object has no colour to show."""
     rim = cv2.dilate((alpha > OPAQUE).astype(np.float32), np.ones((3, 3)))
     share = np.minimum(alpha.astype(np.float32) / 255, rim)

@@ -21,7 +21,7 @@ from mgcda_core.config import CaclConfig
 
 ANCHOR, POSITIVE, NEGATIVE = 0, 1, 2
 """Roles of the sampled pixels."""
-_PADDING = 6  # above every tag role * 2 + domain
+_PADDING = 3  # a role that nothing asks for
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Cacl(nn.Module):
         pixel = torch.cat(parts).to(logits.device)
         with torch.autocast(logits.device.type, enabled=False):
             z = self.projector(decoder_feature.flatten(2)[image, :, pixel].float())
-            domain = in_v.to(logits.device)[image]
+            domain = in_v[image]
             if self.config.gather and dist.is_available() and dist.is_initialized():
                 z, role, domain = _gathered(z, role, domain)
             loss, terms = contrastive_loss(z, role, domain, self.config)
@@ -173,7 +173,7 @@ class Cacl(nn.Module):
 
 
 def _gathered(z: Tensor, role: Tensor, in_v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings, roles and domains of all processes' pixels, in the order of the ranks; their numbers may differ.
+    """Embeddings, roles and domains of all processes' pixels, in the order of the ranks, padded to equal numbers.
 
     Every rank computes the same loss of them, so the gradient a rank's own embeddings would be sent by all N ranks is
     N times its own: it is scaled instead of communicated, and no collective runs in the backward pass.
@@ -182,7 +182,7 @@ def _gathered(z: Tensor, role: Tensor, in_v: Tensor) -> tuple[Tensor, Tensor, Te
     length = torch.tensor([len(z)], device=z.device)
     dist.all_reduce(length, dist.ReduceOp.MAX)
     missing = int(length) - len(z)
-    tags = F.pad(role * 2 + in_v, (0, missing), value=_PADDING)
+    tags = F.pad(role * 2 + in_v, (0, missing), value=2 * _PADDING)
     padded = F.pad(z, (0, 0, 0, missing))
     all_tags = [torch.empty_like(tags) for _ in range(world)]
     parts = [torch.empty_like(padded) for _ in range(world)]
@@ -190,5 +190,4 @@ def _gathered(z: Tensor, role: Tensor, in_v: Tensor) -> tuple[Tensor, Tensor, Te
     dist.all_gather(parts, padded.detach())
     parts[dist.get_rank()] = padded + (world - 1) * (padded - padded.detach())
     tag = torch.cat(all_tags)
-    kept = tag < _PADDING
-    return torch.cat(parts)[kept], tag[kept] // 2, tag[kept] % 2 == 1
+    return torch.cat(parts), tag // 2, tag % 2 == 1

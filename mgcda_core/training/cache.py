@@ -86,8 +86,10 @@ class Manifest:
             if self.config.get(name) != other.config[name]:
                 raise StaleCacheError(f"{cache} was made with another {name}: prepare another folder, or remove it")
         if self.samples != other.samples:
-            raise StaleCacheError(f"{cache} was made of {self.samples} samples, now there are {other.samples}: the data "
-                                  "changed; prepare another folder, or remove it")  # fmt: skip
+            raise StaleCacheError(
+                f"{cache} was made of {self.samples} samples, now there are {other.samples}: the data changed; prepare "
+                "another folder, or remove it"
+            )
 
 
 def shard_path(cache: Path, number: int) -> Path:
@@ -124,8 +126,10 @@ class CachedDomain:
         self.cache, self.manifest = cache, manifest
         self.provenance: list[dict[str, Any]] = [p for s in range(manifest.shards) for p in self._provenance(s)]
         if len(self.provenance) != manifest.samples:
-            raise StaleCacheError(f"{cache} holds {len(self.provenance)} samples, its manifest says {manifest.samples}: "
-                                  "remove it and prepare it again")  # fmt: skip
+            raise StaleCacheError(
+                f"{cache} holds {len(self.provenance)} samples, its manifest says {manifest.samples}: remove it and "
+                "prepare it again"
+            )
 
     def __len__(self) -> int:
         return self.manifest.samples

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgcda_core.config import DissimilarityTraining
+from mgcda_core.config import DissimilarityTraining, SegmenterConfig
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.methods import mdat
 from mgcda_core.methods.cacl import Cacl, generator_for
@@ -41,7 +41,8 @@ class DissimilarityObjective(Objective):
 
     def __init__(self, network: DissimilarityNet, class_weights: Tensor, config: DissimilarityTraining) -> None:
         super().__init__()
-        self.trained, self.config = network, config
+        self.trained = self.network = network
+        self.config = config
         self.register_buffer("class_weights", class_weights)
         channels = feature_channels(network)
         if config.mdat is not None:
@@ -64,7 +65,7 @@ class DissimilarityObjective(Objective):
     ) -> dict[str, Tensor]:
         """What `DomainSamples` gives, stacked -> "loss", "adversary" with MDAT, and figures for the log."""
         label, in_v = label.long(), domain == V
-        logits, levels, decoder_feature = self.trained.pyramid(*network_inputs(image, synthesis, semantic, prior))
+        logits, levels, decoder_feature = self.network.pyramid(*network_inputs(image, synthesis, semantic, prior))
         logits = logits.float()
         losses = {"cross_entropy": weighted_cross_entropy(logits, label, self.class_weights)}
         total = losses["cross_entropy"]
@@ -118,12 +119,14 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     start_run(run, config, resume=resume)
     fabric = open_fabric(config.loop)
     torch.manual_seed(config.loop.seed)
-    frozen = frozen_state(load_weights(weights_file(config.weights)).state)
+    loaded = load_weights(weights_file(config.weights))
+    segmenter = dataclasses.replace(loaded.config, dissimilarity=config.dissimilarity or loaded.config.dissimilarity)
+    frozen = frozen_state(loaded.state)
     digest = state_sha256(frozen)
     domains = [CachedDomain(Path(path), digest) for path in (config.void_class, config.anomaly_mix) if path]
     held_out = [CachedDomain(Path(path), digest) for path in config.validation]
-    _same_size(domains + held_out, config)
-    network = DissimilarityNet(config.segmenter.dissimilarity, config.segmenter.segmentation.num_classes)
+    _same_size(domains + held_out, segmenter.dissimilarity.size)
+    network = DissimilarityNet(segmenter.dissimilarity, segmenter.segmentation.num_classes)
     weights = torch.tensor(config.class_weights) if config.class_weights else class_weights(domains)
     objective = DissimilarityObjective(network, weights, config)
     samples = DomainSamples(domains, config.crop, config.flip, config.loop.seed)
@@ -133,19 +136,19 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
         picture=lambda net, step: write_picture(net, held_out or domains, run / "pictures" / f"{step:07d}.png"),
     )  # fmt: skip
     if is_first_process():
-        export(average, config, frozen, held_out, run)
+        export(average, segmenter, frozen, held_out, run)
     fabric.barrier()
 
 
 def export(
     network: nn.Module,
-    config: DissimilarityTraining,
+    segmenter: SegmenterConfig,
     frozen: dict[str, Tensor],
     held_out: list[CachedDomain],
     run: Path,
 ) -> None:
     """Write the chain with the trained network and, from the held-out samples, its threshold and figures."""
-    segmenter, metadata = config.segmenter, {"part": "chain"}
+    metadata = {"part": "chain"}
     if held_out:
         threshold, figures = best_threshold(network, held_out)
         segmenter = dataclasses.replace(segmenter, threshold=round(threshold, 4))
@@ -156,13 +159,13 @@ def export(
     save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata, half=True)
 
 
-def _same_size(caches: list[CachedDomain], config: DissimilarityTraining) -> None:
+def _same_size(caches: list[CachedDomain], size: tuple[int, int]) -> None:
     """The maps of all caches must have the working size of the chain that is exported."""
     for cache in caches:
-        size = tuple(cache[0]["label"].shape)
-        if size != tuple(config.segmenter.dissimilarity.size):
-            raise StaleCacheError(f"{cache.cache} holds maps of {size}, segmenter.dissimilarity.size is "
-                                  f"{config.segmenter.dissimilarity.size}: prepare with that size")  # fmt: skip
+        stored = tuple(cache[0]["label"].shape)
+        if stored != tuple(size):
+            raise StaleCacheError(f"{cache.cache} holds maps of {stored}, the dissimilarity network works at {size}: "
+                                  "prepare with that size, or set dissimilarity.size")  # fmt: skip
 
 
 def _rates(logits: Tensor, label: Tensor) -> dict[str, Tensor]:

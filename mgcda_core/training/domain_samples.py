@@ -22,9 +22,7 @@ class DomainSamples(Samples):
     [h, w], prior float16 [3, h, w], label uint8 [h, w], domain int64, n int64).
     """
 
-    def __init__(
-        self, domains: Sequence[CachedDomain], crop: tuple[int, int] | None, flip: float, seed: int
-    ) -> None:
+    def __init__(self, domains: Sequence[CachedDomain], crop: tuple[int, int] | None, flip: float, seed: int) -> None:
         self.domains, self.crop, self.flip, self.seed = domains, crop, flip, seed
         self._order = lru_cache(maxsize=4 * len(domains))(self._shuffled)
         for domain in domains:

@@ -68,7 +68,7 @@ class Domain:
 
     def _mixed(self, scene: Scene, scenes: Scenes, rng: np.random.Generator) -> TrainingComposite:
         config = self.config
-        window = augment.draw_window(*scene.label.shape, config.augment, rng)
+        window = augment.draw_window(scene.label, config.augment, rng)
         # Pasted before resizing, at the scene's own resolution: an object sharper than its scene would be a clue.
         composite = anomaly_mix.compose(
             window.cut(scene.image), window.cut(_train_ids(scene.label, scenes)), self.objects, self._known(rng),
@@ -90,7 +90,9 @@ class Domain:
         given = None
         if self.config.void.semantics == "gt+pred_in_void":
             given = window.cut(_train_ids(scene.label, scenes))
-        return self._finished(scene, window, window.cut(scene.image), window.cut(label), given, {"regions": regions}, rng)
+        return self._finished(
+            scene, window, window.cut(scene.image), window.cut(label), given, {"regions": regions}, rng
+        )
 
     def _void_window(
         self, scene: Scene, scenes: Scenes, rng: np.random.Generator
@@ -99,7 +101,7 @@ class Domain:
         label, regions = self._void_label(scene, scenes, rng)
         height, width = label.shape
         for _ in range(TRIES):
-            window = augment.draw_window(height, width, self.config.augment, rng)
+            window = augment.draw_window(label, self.config.augment, rng)
             if not regions or (window.cut(label) == 1).any():
                 return window, label, regions
         return augment.Window(0, 0, height, width, False), label, regions
@@ -113,7 +115,7 @@ class Domain:
 
     def _swapped(self, scene: Scene, scenes: Scenes, rng: np.random.Generator) -> TrainingComposite:
         assert scene.raw is not None and scene.instances is not None
-        window = augment.draw_window(*scene.label.shape, self.config.augment, rng)
+        window = augment.draw_window(scene.label, self.config.augment, rng)
         swapped, label, regions = void_class.swap_instances(scene.raw, scene.instances, scene.label == IGNORE, rng)
         given = _TRAIN_ID[swapped]
         return self._finished(

@@ -20,7 +20,7 @@ from mgcda_core.training.cache import CachedDomain, network_inputs
 
 @torch.inference_mode()
 def validate(network: nn.Module, held_out: Sequence[CachedDomain], weights: Tensor, fabric: Fabric) -> dict[str, float]:
-    """"loss" (weighted cross entropy), "ap" and "fpr95" over all held-out samples, shared out over the processes."""
+    """ "loss" (weighted cross entropy), "ap" and "fpr95" over all held-out samples, shared out over the processes."""
     metrics, weights = PixelMetrics("logits"), weights.cpu()
     sums = torch.zeros(2, dtype=torch.float64)
     for logits, label in _outputs(network, held_out, fabric.global_rank, fabric.world_size):
@@ -39,7 +39,9 @@ def validate(network: nn.Module, held_out: Sequence[CachedDomain], weights: Tens
 
 def best_threshold(network: nn.Module, held_out: Sequence[CachedDomain]) -> tuple[float, dict[str, float]]:
     """The score of the best pixel F1 on the held-out samples, and AP and FPR95 there (every second row and column)."""
-    outputs = [(torch.sigmoid(z[1] - z[0]).numpy()[::2, ::2], y.numpy()[::2, ::2]) for z, y in _outputs(network, held_out)]
+    outputs = [
+        (torch.sigmoid(z[1] - z[0]).numpy()[::2, ::2], y.numpy()[::2, ::2]) for z, y in _outputs(network, held_out)
+    ]
     score, label = (np.stack(part) for part in zip(*outputs, strict=True))
     figures = exact(score, label)
     return best_f1_threshold(score, label), {"ap": figures["ap"], "fpr95": figures["fpr95"]}
@@ -86,4 +88,6 @@ def _outputs(
 def _logits(network: nn.Module, maps: dict[str, Tensor]) -> Tensor:
     device = next(network.parameters()).device
     batch = {k: v[None].to(device) for k, v in maps.items()}
-    return network(*network_inputs(**{k: batch[k] for k in ("image", "synthesis", "semantic", "prior")}))[0].float().cpu()
+    return (
+        network(*network_inputs(**{k: batch[k] for k in ("image", "synthesis", "semantic", "prior")}))[0].float().cpu()
+    )

@@ -1,4 +1,4 @@
-"""`mgcda ladder`: the paper's ablation (section 4.4, Table 3), every rung with the same budget, or a sweep of one field.
+"""`mgcda ladder`: the paper's ablation (section 4.4, Table 3), every rung on the same budget, or a sweep of a field.
 
 OUT/runs/RUNG-SEED is one training; OUT/ladder.{json,csv,md} are rewritten after each. A rung that is finished is not
 run again, an interrupted one goes on, and several processes may climb the same folder at a time.

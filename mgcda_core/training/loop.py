@@ -228,8 +228,9 @@ class _Training:
 
     def save(self, run: Path, step: int) -> None:
         rng = self.fabric.all_gather(torch.get_rng_state().to(torch.uint8)).view(self.fabric.world_size, -1)  # pyright: ignore
-        state = State(step, self.weights(), [o.state_dict() for o in self.optimizers], list(rng.cpu()),
-                      {"best_ap": self.best_ap if self.best_weights else None, "plateau": vars(self.plateau)})  # fmt: skip
+        progress = {"best_ap": self.best_ap if self.best_weights else None, "plateau": vars(self.plateau)}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        state = State(step, self.weights(), optimizers, list(rng.cpu()), progress)
         if self.fabric.is_global_zero:
             save_checkpoint(run, state)
         self.fabric.barrier()

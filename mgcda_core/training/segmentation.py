@@ -78,8 +78,16 @@ def set_losses(logits: Tensor, allowed: Tensor) -> Tensor:
     logits [B, C, H, W], allowed bool [B, C, H, W] with at least one class a pixel. Where all are allowed the loss and
     its gradient are 0; within the allowed classes the gradient leaves the ratios of their probabilities as they are.
     """
-    logits = logits.float()
-    return logits.logsumexp(1) - logits.masked_fill(~allowed, -math.inf).logsumexp(1)
+    # One image at a time: on a CPU the temporaries of a whole batch cost more than the arithmetic.
+    images = zip(logits.split(1), allowed.split(1), strict=True)
+    return torch.cat([_set_losses(one.float(), members) for one, members in images])
+
+
+def _set_losses(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Cross entropy of one member among all classes, less that among the members: two fused kernels."""
+    member = allowed.int().argmax(1)
+    among = logits.masked_fill(~allowed, -math.inf)
+    return F.cross_entropy(logits, member, reduction="none") - F.cross_entropy(among, member, reduction="none")
 
 
 def hardest_mean(losses: Tensor, threshold: float, least: float) -> Tensor:
