@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from mgcda_core.config import AugmentConfig, DataConfig, LoopConfig
+from mgcda_core.config import (
+    AugmentConfig,
+    CaclConfig,
+    DataConfig,
+    DissimilarityTraining,
+    LoopConfig,
+    MdatConfig,
+    PrepareConfig,
+)
+from mgcda_core.training.prepare import prepare
 
 LOOP = LoopConfig(
     steps=2, batch=2, warmup=1, workers=0, log_every=1, checkpoint_every=1, precision="32-true", device="cpu"
@@ -32,6 +42,21 @@ def make_data(root: Path, scenes: int = 2) -> DataConfig:
     for i in range(11):
         _write(root / "objects", "images", "masks", str(i), np.full((49, 49, 3), 20 * i + 20), mask)
     return DataConfig(camvid=str(root / "camvid"), objects=(str(root / "objects"),))
+
+
+def whole_method(root: Path, weights: Path) -> DissimilarityTraining:
+    """Two steps of the whole method on caches of both domains that `weights` made, batch 4, never validated."""
+    data = make_data(root, scenes=3)
+    caches = [
+        str(prepare(PrepareConfig(data, str(weights), domain, split, copies=2, augment=AUGMENT, device="cpu"),
+                    root / f"{domain}-{split}"))
+        for domain, split in (("void_class", "train"), ("anomaly_mix", "train"), ("anomaly_mix", "val"))
+    ]  # fmt: skip
+    mdat = MdatConfig(width=0.0625, stride=2, lr=1e-3)
+    loop = dataclasses.replace(LOOP, batch=4)
+    return DissimilarityTraining(
+        str(weights), *caches[:2], (caches[2],), crop=(32, 64), mdat=mdat, cacl=CaclConfig(), loop=loop
+    )
 
 
 def _write(root: Path, images: str, labels: str, stem: str, image: np.ndarray, label: np.ndarray) -> None:

@@ -292,7 +292,7 @@ def _one_thread(_: int) -> None:
 def _mean(value: Tensor, fabric: Fabric) -> Tensor:
     if fabric.world_size == 1:
         return value
-    reduced = fabric.all_reduce(value.float(), reduce_op="mean")
+    reduced = fabric.all_reduce(value.float().to(fabric.device), reduce_op="mean")
     assert isinstance(reduced, Tensor)
     return reduced
 
