@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 PACKAGE = "mgcda_ros"
 
-train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.49"]
+train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.49", "tensorboardX", "pycocotools"]
 evaluate = ["jsonargparse[signatures]>=4.49"]
 export = ["onnx>=1.16", "onnxscript", "onnxruntime"]
 bag = ["rosbags>=0.10"]

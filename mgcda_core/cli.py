@@ -20,6 +20,7 @@ INSTALL = {
     "jsonargparse": "'jsonargparse[signatures]'",
     "cv2": "opencv-python-headless",
     "lightning_fabric": "lightning-fabric",
+    "huggingface_hub": "transformers",
 }
 ALL_KINDS = Kinds(("score", "mask", "overlay"))
 ANOMALY, IGNORE, NORMAL = Integers((1,)), Integers((255,)), Integers((0,))
@@ -101,6 +102,8 @@ def evaluate(
         progress=lambda done, total: _progress(f"{done} of {total} images"),
     )  # fmt: skip
     _progress("")
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
+        return
     if json is not None:
         write_report(report, json)
     print(report.line())
@@ -171,6 +174,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
     "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
     "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
+    "bench train": ("speed, memory and shares of a training step", _imported("mgcda_core.bench.train", "bench_train")),
     "data check": ("what a data set holds, its faults, a sheet to look at", lambda: data_check),
     "import synboost": ("published SynBoost checkpoints to one weights file", lambda: import_synboost),
     "render": (

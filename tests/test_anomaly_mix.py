@@ -164,6 +164,35 @@ def test_poisson_solves_its_equation(corner: tuple[int, int]) -> None:
     assert np.abs(image[..., 0] - exact_poisson(scene, rgba, *corner)).max() < 1.5
 
 
+def test_poisson_reaches_from_a_thin_outside() -> None:
+    """An object that leaves one bright row of the frame: that row's light reaches far in, as in the exact solve."""
+    scene = np.full((81, 24, 3), 50, np.uint8)
+    scene[-1] = 220
+    rgba = np.dstack([np.full((80, 24, 3), 90, np.uint8), np.full((80, 24), 255, np.uint8)])
+    image = scene.copy()
+    blend.blend(image, rgba[..., :3], rgba[..., 3], (0, 0), "poisson", 0.0)
+    assert np.abs(image[..., 0] - exact_poisson(scene, rgba, 0, 0)).max() < 4
+
+
+def test_feather_shows_no_part_too_thin_for_a_label() -> None:
+    """A wire shrunk to a third of a pixel is not the object; it must not be left in the picture as normal."""
+    rgba = np.zeros((30, 90, 4), np.uint8)
+    rgba[:, :30], rgba[15, 30:] = 255, 255
+    config = replace(PLAIN, blend="feather", scale=(1 / 3, 1 / 3), feather=(0, 0))
+    composite = draw(config, 0, Cutout(rgba, "wire"))
+    near = cv2.dilate((composite.label == 1).astype(np.uint8), np.ones((3, 3))) > 0
+    assert (composite.label == 1).sum() == 100
+    assert np.array_equal(composite.image[~near], SCENE[~near])
+
+
+def test_an_enlarged_outline_stays_sharp() -> None:
+    rgba = np.zeros((12, 12, 4), np.uint8)
+    rgba[3:9, 3:9] = 255
+    row = blend.resize_rgba(rgba, 96, 96)[48, :, 3].astype(int)
+    assert ((row > 2) & (row < 253)).sum() <= 4
+    assert (row > 127).sum() == 48
+
+
 def test_poisson_keeps_the_colours_where_the_background_is_like_the_old_one() -> None:
     """The contrast across the outline is part of the object: on its own background it returns exactly."""
     rgba = np.pad(ball(radius=12).rgba, ((1, 1), (1, 1), (0, 0)))

@@ -6,13 +6,15 @@ import csv
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -98,8 +100,9 @@ def _gradients(run: Path) -> list[Tensor]:
 
 
 def _difference(a: list[Tensor], b: list[Tensor]) -> float:
-    """Greatest distance of two tensors of a pair, as a share of the tensor's length."""
-    return max(float((x - y).norm() / x.norm()) for x, y in zip(a, b, strict=True) if x.norm() > 0)
+    """Greatest distance of two tensors of a pair, as a share of the tensor's length, or of 0.01 if that is more: the
+    gradients of the biases before a normalisation are 0 but for rounding."""
+    return max(float((x - y).norm() / x.norm().clamp(min=0.01)) for x, y in zip(a, b, strict=True))
 
 
 def test_two_processes_give_the_gradient_of_one_with_the_joined_batch(
@@ -112,7 +115,8 @@ def test_two_processes_give_the_gradient_of_one_with_the_joined_batch(
     dissimilarity.train(whole, tmp_path / "one")
     on_processes(2, lambda rank: dissimilarity.train(whole, tmp_path / "two"))
     on_processes(2, lambda rank: dissimilarity.train(apart, tmp_path / "apart"))
-    monkeypatch.setattr(dissimilarity.dist, "is_initialized", lambda: False)  # each its own denominator
+    alone = SimpleNamespace(is_initialized=lambda: False)
+    monkeypatch.setattr(dissimilarity, "dist", alone)  # each process divides by its own weights
     on_processes(2, lambda rank: dissimilarity.train(apart, tmp_path / "own mass"))
     one, two, not_gathered, own_mass = (_gradients(tmp_path / r) for r in ("one", "two", "apart", "own mass"))
     networks = [dissimilarity.DissimilarityNet(load_weights(config.weights).config.dissimilarity)]
@@ -146,14 +150,21 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_of_them_writes(
             # Of this process's images alone: the number of pixels drawn and in the pools, each the mean of the two.
             of_a_share = {"anchors", "positives", "negatives", "AH", "AE", "NH", "NE", "recall", "false_alarm"}
             assert row.keys() - close <= of_a_share | {"images_per_s", "data_share"}
-            assert all(2 * other[k] == pytest.approx(row[k]) for k in of_a_share & row.keys() - {"recall", "false_alarm"})
-    states = [_checkpoint(tmp_path / run).weights for run in ("one", "two-0")]
-    assert states[0].keys() == states[1].keys()
-    # Adam turns the last bits of a gradient near 0 into a share of the learning rate.
-    assert all(torch.allclose(v, states[1][k], atol=config.loop.lr / 10) for k, v in states[0].items())
+            counts = of_a_share & row.keys() - {"recall", "false_alarm"}
+            assert all(2 * other[k] == pytest.approx(row[k]) for k in counts)
+    # The biases before a normalisation have a gradient of 0 but for rounding, which Adam makes a whole step of.
+    one, two = (_checkpoint(tmp_path / run).weights for run in ("one", "two-0"))
+    assert _apart(one, two, config.loop.lr / 20) < 0.01
     one, two = (load_weights(tmp_path / run / "weights.safetensors") for run in ("one", "two-0"))
-    assert one.config == two.config or one.config.threshold == pytest.approx(two.config.threshold, abs=1e-3)
-    assert all(torch.allclose(v.float(), two.state[k].float(), atol=1e-3) for k, v in one.state.items())
+    assert one.config.threshold == pytest.approx(two.config.threshold, abs=1e-3)
+    assert _apart(one.state, two.state, 1e-4) < 0.01
+
+
+def _apart(one: Mapping[str, Tensor], two: Mapping[str, Tensor], distance: float) -> float:
+    """Share of the numbers that differ by more than `distance`; the tensors must have the same names."""
+    assert one.keys() == two.keys()
+    far = sum(int(((v.float() - two[k].float()).abs() > distance).sum()) for k, v in one.items())
+    return far / sum(v.numel() for v in one.values())
 
 
 class Noisy(Objective):
@@ -167,7 +178,8 @@ class Noisy(Objective):
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         said = self.trained(x)
-        return {"loss": (said - y).square().mean().exp(), "adversary": (self.adversary(said.detach()) - y).square().mean()}
+        against = (self.adversary(said.detach()) - y).square().mean()
+        return {"loss": (said - y).square().mean().exp(), "adversary": against}
 
 
 class Points(Samples):
@@ -187,16 +199,13 @@ FOUR = dataclasses.replace(LOOP, batch=4, steps=4)
 
 
 def test_two_processes_resume_bit_for_bit_and_one_goes_on(tmp_path: Path) -> None:
-    for run in ("whole", "broken", "alone"):
+    for run in ("whole", "broken"):
         (tmp_path / run).mkdir()
 
-    def broken(rank: int) -> None:
-        for run in ("broken", "alone"):
-            with pytest.raises(KeyboardInterrupt):  # both processes are at step 3 of 4
-                fit(Noisy(), Points(last=8 + 2 * rank), FOUR, tmp_path / run)
-
     on_processes(2, lambda rank: fit(Noisy(), Points(), FOUR, tmp_path / "whole") and None)
-    on_processes(2, broken)
+    with pytest.raises(RuntimeError, match="KeyboardInterrupt"):  # after step 2 of 4
+        on_processes(2, lambda rank: fit(Noisy(), Points(last=8), FOUR, tmp_path / "broken") and None)
+    shutil.copytree(tmp_path / "broken", tmp_path / "alone", dirs_exist_ok=True)
     on_processes(2, lambda rank: fit(Noisy(), Points(), FOUR, tmp_path / "broken", resume=True) and None)
     whole, resumed = _checkpoint(tmp_path / "whole"), _checkpoint(tmp_path / "broken")
     assert (whole.step, resumed.step) == (4, 4)
@@ -227,9 +236,11 @@ def test_segmentation_and_synthesis_train_on_two_processes(
     tiny_weights: Path, tiny_config: SegmenterConfig, tmp_path: Path
 ) -> None:
     data = make_data(tmp_path / "data")
-    segment = SegmentationTraining(data, tiny_config, AUGMENT, FOUR)
-    paint = SynthesisTraining(data, str(tiny_weights), tiny_config, AUGMENT, FOUR, adversarial=1.0, discriminator_width=4)
-    segment, paint = (dataclasses.replace(c, loop=dataclasses.replace(FOUR, steps=1)) for c in (segment, paint))
+    loop = dataclasses.replace(FOUR, steps=1)
+    segment = SegmentationTraining(data, tiny_config, AUGMENT, loop)
+    paint = SynthesisTraining(
+        data, str(tiny_weights), tiny_config, AUGMENT, loop, adversarial=1.0, discriminator_width=4
+    )
     on_processes(2, lambda rank: segmentation.train(segment, tmp_path / f"segmentation-{rank}"))
     on_processes(2, lambda rank: synthesis.train(paint, tmp_path / f"synthesis-{rank}"))
     for name in ("segmentation", "synthesis"):
@@ -284,7 +295,7 @@ def test_two_processes_evaluate_what_one_does(
 
 
 def _torchrun(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--",
                "mgcda_core.cli", *map(str, words)]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
@@ -300,6 +311,7 @@ def _flags(config: DissimilarityTraining, tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_torchrun_trains_and_evaluates(config: DissimilarityTraining, drive: Path, tmp_path: Path) -> None:
     done = _torchrun(*_flags(config, tmp_path))
     assert done.returncode == 0, done.stderr
@@ -313,6 +325,7 @@ def test_torchrun_trains_and_evaluates(config: DissimilarityTraining, drive: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_an_error_in_one_process_ends_the_others(config: DissimilarityTraining, tmp_path: Path) -> None:
     sabotage = tmp_path / "sitecustomize.py"  # imported by every Python that has this folder on its path
     sabotage.write_text(

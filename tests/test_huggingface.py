@@ -199,8 +199,10 @@ def test_what_does_not_fit_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(ConfigError, match="has 5 classes, the chain needs 19"):
         build(save(tmp_path / "five", "segformer", 5))
-    with pytest.raises(ConfigError, match="needs segmentation"):
+    with pytest.raises(ConfigError, match=r"huggingface needs segmentation.source"):
         build()
+    with pytest.raises(ConfigError, match=r"huggingface needs segmentation.normalise"):
+        build_segmentation(SegmentationConfig(architecture="huggingface", source="x", normalise="unit"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="gives no usable config"):
         build(str(tmp_path / "empty"))

@@ -154,3 +154,12 @@ def test_validation_takes_other_scenes_and_objects(config: PrepareConfig) -> Non
         p["scene"] for p in (val[n].provenance for n in range(6))
     )
     assert {o.name for o in train.objects}.isdisjoint(o.name for o in val.objects)
+
+
+def test_drawn_scenes_take_part_in_anomaly_mix(data: DataConfig, config: PrepareConfig) -> None:
+    drawn = dataclasses.replace(data, camvid=None, rendered=2)
+    domain = Domain(dataclasses.replace(config, data=drawn))
+    assert len(domain) == 4
+    assert [domain[n].provenance["scene"] for n in range(4)] == ["rendered/0"] * 2 + ["rendered/1"] * 2
+    held_out = Domain(dataclasses.replace(config, data=drawn, split="val", limit=1))
+    assert held_out[0].provenance["scene"] == "rendered/900000"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mgcda_core.config import ConfigError, VoidClassConfig
-from mgcda_core.data.void_class import SWAP_IDS, label_regions, semantics, swap_instances
+from mgcda_core.data.void_class import SWAP_IDS, label_regions, swap_instances
 from mgcda_core.labels import TRAIN_TO_LABEL_ID
 
 ALL = VoidClassConfig(min_area=0)
@@ -125,15 +125,3 @@ def test_scenes_without_instances_swap_nothing() -> None:
     assert np.array_equal(swapped, ids)
     assert not label.any()
     assert not regions
-
-
-def test_semantics_options() -> None:
-    train_ids, predicted = np.array([[0, 255, 13]], np.uint8), np.array([[1, 2, 3]], np.uint8)
-    assert semantics(train_ids, predicted, VoidClassConfig()).tolist() == [[1, 2, 3]]
-    assert semantics(train_ids, predicted, VoidClassConfig(semantics="gt+pred_in_void")).tolist() == [[0, 2, 13]]
-
-
-@pytest.mark.parametrize("wrong", [{"keep_prob": 1.5}, {"min_area": -1}])
-def test_values_out_of_range(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match="must be 0 or more"):
-        VoidClassConfig(**wrong)

@@ -21,7 +21,8 @@ class DataConfig:
     cityscapes_train_ids: str | None = None
     """Folder of Cityscapes frames with train-id labels: images/ and masks/."""
     rendered: int = 0
-    """Number of procedurally drawn scenes (seeds 0, 1, ...; the demo's seeds start at 1 000 000)."""
+    """Number of procedurally drawn scenes (seeds 0, 1, ...; the demo's seeds start at 1 000 000). They hold no void, so
+    VoidClass has none of them."""
     objects: tuple[str, ...] = ()
     """Folders of cut-out objects: images/ and masks/, an instances.json if the masks hold instance ids."""
     coco: str | None = None

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from mgcda_core.config import AugmentConfig
+from mgcda_core.data.blend import draw_colour, recolour
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ def resize(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple
 
 def photometric(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
     """Colour changes, then by chance blur, noise and JPEG; uint8 [H, W, 3] in and out."""
-    if config.colour > 0:
-        image = jitter_colour(image, config.colour, rng)
+    image = recolour(image, draw_colour(config.colour, rng))
     if rng.random() < config.degrade:
         image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.3, 1.8)))
     if rng.random() < config.degrade:
@@ -71,19 +71,3 @@ def photometric(image: np.ndarray, config: AugmentConfig, rng: np.random.Generat
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
     return image
-
-
-def jitter_colour(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Contrast, brightness, gamma, white balance and saturation, each drawn within `strength`; uint8 in and out."""
-    gain, gamma = np.exp(rng.uniform(-strength, strength, 2))
-    offset = rng.uniform(-60, 60) * strength
-    ramp = np.linspace(0, 1, 256)
-    curve = np.clip(((ramp**gamma) * 255 - 128) * gain + 128 + offset, 0, 255)
-    balance = np.exp(rng.uniform(-strength, strength, 3) * 0.4)
-    table = np.clip(curve[:, None] * balance, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table[:, None, :])
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    saturation = float(np.exp(rng.uniform(-1.5, 0.8) * strength))
-    if rng.random() < 0.05:
-        saturation = 0.0
-    return cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)

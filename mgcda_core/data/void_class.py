@@ -75,14 +75,3 @@ def swap_instances(
         box = [top, left, height, width]
         regions.append({"area": int(mask.sum()), "box": box, "instance": instance, "label_id": new})
     return swapped, label, regions
-
-
-def semantics(train_ids: np.ndarray, predicted: np.ndarray, config: VoidClassConfig) -> np.ndarray:
-    """The semantics the re-synthesis and the comparison see, by `config.semantics`.
-
-    Args: train_ids: uint8 [H, W], the true ones, 255 void; predicted: uint8 [H, W], the segmentation network's.
-    Returns: train ids uint8 [H, W], 255 only where the prediction is.
-    """
-    if config.semantics == "predicted":
-        return predicted
-    return np.where(train_ids == IGNORE, predicted, train_ids)

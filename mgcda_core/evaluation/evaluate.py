@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mgcda_core.data.folder import LabelledFolder
-from mgcda_core.evaluation.pixel_metrics import ExactMetrics, PixelMetrics
+from mgcda_core.evaluation.pixel_metrics import ExactMetrics, PixelMetrics, PixelScores
 from mgcda_core.inference.predictor import check_image
 
 ScoreName = Literal["model", "msp", "maxlogit", "entropy", "energy"]
@@ -81,15 +81,18 @@ def evaluate(
     """Score every image at its own resolution and pool all pixels: exactly up to 80 M of them, then bucketed (spec 5).
 
     `score` is "model" (the whole chain) or a baseline of its segmentation network, whose logits are resized
-    bilinearly to the image first. `progress(done, total)` is called after each image. Raises ValueError or OSError
-    naming the file at fault.
+    bilinearly to the image first. `progress(done, total)` is called after each image of this process. Of the N
+    processes of `torchrun` each scores every N-th image, and all return the report of one process. Raises ValueError or
+    OSError naming the file at fault.
     """
     started = time.perf_counter()
     data = LabelledFolder(images, masks, anomaly_values, ignore_values, normal_values)
-    scorer, sha256 = open_scorer(weights, score, device)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    scorer, sha256 = open_scorer(weights, score, _own_device(device))
+    share = range(rank, len(data), world)
     metrics = PixelMetrics("unit" if score in _IN_UNIT_RANGE else "logits")
     kept: ExactMetrics | None = ExactMetrics()
-    for number, (path, values, label) in enumerate(_scored(data, scorer), 1):
+    for number, (path, values, label) in enumerate(_scored(data, share, scorer), 1):
         try:
             metrics.update(values, label)
             if kept is not None:
@@ -98,8 +101,8 @@ def evaluate(
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         if progress is not None:
-            progress(number, len(data))
-    result = (kept or metrics).compute()
+            progress(number, len(share))
+    result = _pooled(metrics, kept) if world > 1 else (kept or metrics).compute()
     nothing = result["reason"] is not None
     return Report(
         dataset="folder",
@@ -115,8 +118,49 @@ def evaluate(
     )
 
 
-def _scored(data: LabelledFolder, scorer: Scorer) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """(image path, score, label) of every pair in order, a few images ahead of the consumer."""
+def _own_device(device: str) -> str:
+    """The GPU of this process, if `torchrun` started one a GPU and the caller named none."""
+    import torch
+
+    if "LOCAL_RANK" not in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return device
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+def _pooled(metrics: PixelMetrics, kept: ExactMetrics | None) -> PixelScores:
+    """What one process that saw all images would compute, on every process.
+
+    Histograms add up and sorted scores have no order, so the result is the same to the last bit: exact if all scores
+    together are few enough, which they cannot be if those of one process are too many.
+    """
+    import torch.distributed as dist
+
+    started = not dist.is_initialized()
+    if started:
+        dist.init_process_group("gloo")
+    group = dist.new_group(backend="gloo")  # arrays in main memory, whatever a training in this process uses
+    parts: list[tuple[PixelMetrics, ExactMetrics | None]] | None = None
+    if dist.get_rank() == 0:
+        parts = [(metrics, kept)] * dist.get_world_size()
+    dist.gather_object((metrics, kept), parts, group=group)
+    pooled: list[PixelScores | None] = [None]
+    if parts:
+        for others, scores in parts[1:]:
+            metrics.merge(others)
+            if kept is not None and scores is not None and kept.pixels + scores.pixels <= _EXACT_PIXELS:
+                kept.merge(scores)
+            else:
+                kept = None
+        pooled = [(kept or metrics).compute()]
+    dist.broadcast_object_list(pooled, group=group)
+    if started:
+        dist.destroy_process_group()
+    assert pooled[0] is not None
+    return pooled[0]
+
+
+def _scored(data: LabelledFolder, share: range, scorer: Scorer) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
+    """(image path, score, label) of this process's share of the pairs in order, a few images ahead of the consumer."""
     lock = nullcontext() if scorer.parallel else Lock()
 
     def work(index: int) -> tuple[Path, np.ndarray, np.ndarray]:
@@ -130,12 +174,12 @@ def _scored(data: LabelledFolder, scorer: Scorer) -> Iterator[tuple[Path, np.nda
 
     workers = min(4, os.cpu_count() or 1) if scorer.parallel else 2  # the second one decodes while the first computes
     with ThreadPoolExecutor(workers, initializer=scorer.prepare_thread) as pool:
-        waiting = deque(pool.submit(work, i) for i in range(min(workers + 1, len(data))))
+        waiting = deque(pool.submit(work, i) for i in share[: workers + 1])
         try:
-            for index in range(len(data)):
+            for index in range(len(share)):
                 yield waiting.popleft().result()
-                if (following := index + workers + 1) < len(data):
-                    waiting.append(pool.submit(work, following))
+                if (following := index + workers + 1) < len(share):
+                    waiting.append(pool.submit(work, share[following]))
         finally:
             for future in waiting:
                 future.cancel()

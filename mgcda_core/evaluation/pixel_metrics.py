@@ -56,6 +56,12 @@ class ExactMetrics:
         self._negatives.append(counted[~positive])
         self.pixels += counted.size
 
+    def merge(self, other: ExactMetrics) -> None:
+        """Add the scores of another accumulator, for example of a second process; order does not matter."""
+        self._positives += other._positives
+        self._negatives += other._negatives
+        self.pixels += other.pixels
+
     def compute(self) -> PixelScores:
         """Metrics of everything added so far; both bounds are 0."""
         positives, negatives = (

@@ -25,7 +25,7 @@ class State:
     weights: dict[str, Tensor]
     optimizers: list[dict[str, Any]]
     rng: list[Tensor]
-    """State of torch's CPU generator in each process, uint8."""
+    """`generator_state` of each process."""
     progress: dict[str, Any]
     """Plain numbers: best validation, schedule."""
 
@@ -44,8 +44,7 @@ def save_checkpoint(run: Path, state: State) -> Path:
         {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in state.weights.items()},
         temporary / "weights.safetensors",
     )
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    torch.save({"optimizers": state.optimizers, "rng": state.rng, "cuda_rng": cuda}, temporary / "optimizer.pt")
+    torch.save({"optimizers": state.optimizers, "rng": state.rng}, temporary / "optimizer.pt")
     (temporary / "state.json").write_text(
         json.dumps({"format": FORMAT, "step": state.step, "next_batch": state.step, "progress": state.progress})
     )
@@ -60,10 +59,7 @@ def save_checkpoint(run: Path, state: State) -> Path:
 
 
 def load_checkpoint(run: Path) -> State | None:
-    """The newest checkpoint of a run, or None; restores the CUDA generators.
-
-    Raises ValueError for a checkpoint of an unknown format.
-    """
+    """The newest checkpoint of a run, or None. Raises ValueError for one of an unknown format."""
     found = sorted(run.glob("checkpoint-*"))
     if not found:
         return None
@@ -72,10 +68,22 @@ def load_checkpoint(run: Path) -> State | None:
         raise ValueError(f"{found[-1]} has format {state.get('format')}; this version reads format {FORMAT}: "
                          "finish the run with the version that started it, or start a new one")  # fmt: skip
     rest = torch.load(found[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
-    if torch.cuda.is_available() and rest["cuda_rng"]:
-        torch.cuda.set_rng_state_all(rest["cuda_rng"])
     weights = load_file(found[-1] / "weights.safetensors")
     return State(state["step"], weights, rest["optimizers"], rest["rng"], state["progress"])
+
+
+def generator_state(device: torch.device) -> Tensor:
+    """State of torch's generators in this process, uint8: the CPU's, then the GPU's if `device` is one."""
+    cpu = torch.get_rng_state()
+    return torch.cat([cpu, torch.cuda.get_rng_state(device)]) if device.type == "cuda" else cpu
+
+
+def set_generator_state(state: Tensor, device: torch.device) -> None:
+    """Inverse of `generator_state`; a state of another kind of device restores the CPU's alone."""
+    cpu, gpu = state.tensor_split([len(torch.get_rng_state())])
+    torch.set_rng_state(cpu.clone())  # of a view that does not begin its storage PyTorch 2.13 reads beyond the end
+    if device.type == "cuda" and len(gpu):
+        torch.cuda.set_rng_state(gpu.clone(), device)
 
 
 def weights_file(run_or_file: str) -> Path | str:

@@ -25,8 +25,9 @@ from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inp
 from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.domain_samples import DomainSamples
 from mgcda_core.training.held_out import best_threshold, validate, write_picture
-from mgcda_core.training.loop import Objective, fit, open_fabric
+from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.prepare import frozen_state, state_sha256
+from mgcda_core.training.processes import open_fabric
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.weights.resolve import load_weights, save_weights
 
@@ -117,7 +118,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     The file holds float16, which is what ships; the figures it is chosen by were measured before the rounding.
     """
     start_run(run, config, resume=resume)
-    fabric = open_fabric(config.loop)
+    fabric = open_fabric(config.loop, multiple=2 if config.mdat else 1)  # MDAT's means need both domains equally
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(weights_file(config.weights))
     segmenter = dataclasses.replace(loaded.config, dissimilarity=config.dissimilarity or loaded.config.dissimilarity)

@@ -13,7 +13,7 @@ from mgcda_core.data import anomaly_mix, augment, void_class
 from mgcda_core.data.cutouts import Cutout
 from mgcda_core.data.sample import DataError, Scene, Scenes
 from mgcda_core.labels import IGNORE, TRAIN_TO_LABEL_ID
-from mgcda_core.training.scenes import load_objects, scene_sets
+from mgcda_core.training.scenes import load_objects, rendered_scenes, scene_sets
 
 TRIES = 20
 """Windows drawn for a VoidClass sample before the whole scene is taken: most small windows hold no region."""
@@ -42,6 +42,8 @@ class Domain:
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
         self.sets = scene_sets(config.data, config.split)
+        if config.data.rendered and config.domain == "anomaly_mix":
+            self.sets.append(rendered_scenes(config.data, config.split))
         self.scenes = [(s, i) for s, scenes in enumerate(self.sets) for i in _picked(len(scenes), config.limit)]
         self.kinds: list[tuple[int, int, Literal["void", "swap", "mix"]]]
         if config.domain == "anomaly_mix":
@@ -98,7 +100,7 @@ class Domain:
         self, scene: Scene, scenes: Scenes, rng: np.random.Generator
     ) -> tuple[augment.Window, np.ndarray, list[dict[str, Any]]]:
         """A window that holds an anomaly, if the scene does; the label of the whole scene and its regions."""
-        label, regions = self._void_label(scene, scenes, rng)
+        label, regions = self._void_label(scene, scenes)
         height, width = label.shape
         for _ in range(TRIES):
             window = augment.draw_window(label, self.config.augment, rng)
@@ -106,10 +108,10 @@ class Domain:
                 return window, label, regions
         return augment.Window(0, 0, height, width, False), label, regions
 
-    def _void_label(
-        self, scene: Scene, scenes: Scenes, rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def _void_label(self, scene: Scene, scenes: Scenes) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Label and regions of a whole scene; which regions are kept depends on the seed and the scene's name alone."""
         assert scene.raw is not None
+        rng = np.random.default_rng((self.config.seed, *scene.name.encode()))
         values = self.config.void.cityscapes_ids if scene.instances is not None else scenes.void_values
         return void_class.label_regions(scene.raw, values, self.config.void, rng, ignored=scene.label == IGNORE)
 
@@ -148,7 +150,7 @@ class Domain:
         if scene.raw is None:
             raise DataError(f"{scene.name} has no stored label values: VoidClass cannot use {scenes.name}")
         kinds: list[tuple[int, int, Literal["void", "swap", "mix"]]] = []
-        _, regions = self._void_label(scene, scenes, np.random.default_rng((self.config.seed, which, index)))
+        _, regions = self._void_label(scene, scenes)
         if regions or not self.config.void.require_positive:
             kinds.append((which, index, "void"))
         if self.config.void.swap_known and scene.instances is not None and (scene.instances >= 10_000).any():

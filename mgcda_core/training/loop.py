@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
-from mgcda_core.config import ConfigError, LoopConfig
-from mgcda_core.training.checkpoint import State, load_checkpoint, save_checkpoint
+from mgcda_core.config import LoopConfig
+from mgcda_core.training.checkpoint import State, generator_state, load_checkpoint, save_checkpoint, set_generator_state
+from mgcda_core.training.processes import any_of, average_buffers, average_gradients, mean, open_fabric
 from mgcda_core.training.run import RunLog, save_failure
 from mgcda_core.training.schedule import Plateau, warmup_poly
 
@@ -69,22 +69,6 @@ Validate = Callable[[nn.Module], dict[str, float]]
 Every process takes its share of the data and all return the same figures."""
 
 
-def open_fabric(config: LoopConfig) -> Fabric:
-    """One process, or those `torchrun` started (one a device). Raises ConfigError if the batch cannot be shared."""
-    world, local = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if config.batch % world:
-        raise ConfigError(f"loop.batch is {config.batch}: {world} processes cannot share it equally")
-    fabric = Fabric(
-        accelerator=config.device,
-        devices=local,
-        num_nodes=world // local,
-        strategy="ddp" if world > 1 else "auto",
-        precision=config.precision,
-    )
-    fabric.launch()
-    return fabric
-
-
 def fit(
     objective: Objective,
     samples: Samples,
@@ -104,30 +88,31 @@ def fit(
     `resume` is off, RuntimeError if the loss stops being finite (RUN/failed then holds the batch and the weights).
     """
     fabric = fabric or open_fabric(config)
-    training = _Training(objective, config, fabric)
+    training = Training(objective, config, fabric)
     first = training.restore(run) if resume else 0
     started, log = time.monotonic(), RunLog(run, config, first, active=fabric.is_global_zero)
     waiting = time.monotonic()
-    for step, (numbers, batch) in enumerate(_batches(samples, config, first, fabric), first):
+    for step, (numbers, batch) in enumerate(batches(samples, config, first, fabric), first):
         log.waited(time.monotonic() - waiting)
         training.set_lr(step)
         objective.step = step
-        losses = training.model(*batch)
-        if not math.isfinite(float(_mean(losses["loss"].detach(), fabric))):
+        losses = training.losses(batch)
+        if not math.isfinite(float(mean(losses["loss"], fabric))):
             names = [samples.name(n) for n in numbers]
             raise RuntimeError(save_failure(run, step, names, batch, training.weights(), fabric.global_rank))
         norm = training.update(losses)
         done = step + 1
         last = done == config.steps
         if done % config.log_every == 0 or last:
-            figures = {k: float(_mean(v.detach(), fabric)) for k, v in losses.items() if k != "adversary"}
+            figures = {k: float(mean(v, fabric)) for k, v in losses.items() if k != "adversary"}
             log.write(done, figures | {"gradient_norm": float(norm), "lr": training.lr(step)})
         if validate and config.validate_every and (done % config.validate_every == 0 or last):
             figures = training.judge(validate)
             log.validation(done, figures)
-        if picture and config.pictures_every and (done % config.pictures_every == 0 or last):
+        if picture and fabric.is_global_zero and config.pictures_every and (done % config.pictures_every == 0 or last):
             picture(training.exported(), done)
-        out_of_time = config.minutes > 0 and _any(time.monotonic() - started > 60 * config.minutes, fabric)
+            training.model.train()
+        out_of_time = config.minutes > 0 and any_of(time.monotonic() - started > 60 * config.minutes, fabric)
         if done % config.checkpoint_every == 0 or last or out_of_time:
             training.save(run, done)
         if out_of_time:
@@ -137,7 +122,7 @@ def fit(
     return training.best()
 
 
-class _Training:
+class Training:
     """The parameters, moments and averages of one run, and one update of them."""
 
     def __init__(self, objective: Objective, config: LoopConfig, fabric: Fabric) -> None:
@@ -156,6 +141,8 @@ class _Training:
         self.plateau = Plateau()
         self.best_ap, self.best_weights = -math.inf, None
         self.model.train()
+        if fabric.global_rank:  # the networks began alike; dropout and noise are each process's own
+            torch.manual_seed(config.seed + 1_000_003 * fabric.global_rank)
 
     def lr(self, step: int) -> float:
         """Learning rate of the trained network at `step`."""
@@ -168,33 +155,35 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = base * self.lr(step) / self.config.lr
 
+    def losses(self, batch: list[Tensor]) -> dict[str, Tensor]:
+        """The objective's forward pass.
+
+        DDP would average the gradients during the backward pass, but expects one a forward pass, and there are two: so
+        it is told not to, and `update` averages them.
+        """
+        with self.fabric.no_backward_sync(self.model, enabled=self.fabric.world_size > 1):
+            return self.model(*batch)
+
     def update(self, losses: dict[str, Tensor]) -> Tensor:
         """One step of the networks, then one of the adversary; returns the gradient norm of the former."""
         network = [p for group in self.optimizers[0].param_groups for p in group["params"]]
-        self._backward(losses["loss"], network)
+        self.backward(losses["loss"], network)
         norm = torch.nn.utils.clip_grad_norm_(network, self.config.clip or math.inf)
         self.optimizers[0].step()
         if self.objective.adversary is not None:
-            self._backward(losses["adversary"], list(self.objective.adversary.parameters()))
+            self.backward(losses["adversary"], list(self.objective.adversary.parameters()))
             self.optimizers[1].step()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        average_buffers(self.objective.learners().values(), self.fabric)
         if self.config.ema:
             self.average.update_parameters(self.objective.trained)
         return norm
 
-    def _backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
-        """Gradients of the mean loss over all processes: DDP's own synchronisation expects one backward pass a
-        forward pass, and there are two, so the gradients are averaged here in one message."""
-        if self.fabric.world_size == 1:
-            self.fabric.backward(loss)
-            return
-        with self.fabric.no_backward_sync(self.model):
-            self.fabric.backward(loss)
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = self.fabric.all_reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="mean")
-        for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):  # pyright: ignore
-            p.grad = part.view_as(p)
+    def backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+        """Gradients of the mean loss over all processes."""
+        self.fabric.backward(loss)
+        average_gradients(parameters, self.fabric)
 
     def exported(self) -> nn.Module:
         """The network that would be exported now."""
@@ -227,7 +216,7 @@ class _Training:
         return {f"{part}.{k}": v for part, state in parts.items() for k, v in state.items()}
 
     def save(self, run: Path, step: int) -> None:
-        rng = self.fabric.all_gather(torch.get_rng_state().to(torch.uint8)).view(self.fabric.world_size, -1)  # pyright: ignore
+        rng = self.fabric.all_gather(generator_state(self.fabric.device)).view(self.fabric.world_size, -1)  # pyright: ignore
         progress = {"best_ap": self.best_ap if self.best_weights else None, "plateau": vars(self.plateau)}
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         state = State(step, self.weights(), optimizers, list(rng.cpu()), progress)
@@ -254,7 +243,7 @@ class _Training:
         for optimizer, state in zip(self.optimizers, found.optimizers, strict=True):
             optimizer.load_state_dict(state)
         if len(found.rng) == self.fabric.world_size:  # on another number of processes there is no unbroken run to match
-            torch.set_rng_state(found.rng[self.fabric.global_rank])
+            set_generator_state(found.rng[self.fabric.global_rank], self.fabric.device)
         return found.step
 
 
@@ -265,7 +254,7 @@ def _groups(networks: list[nn.Module], weight_decay: float) -> list[dict[str, An
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def _batches(
+def batches(
     samples: Samples, config: LoopConfig, first: int, fabric: Fabric
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """(sample numbers, tensors on the device) of this process for every step from `first` on."""
@@ -287,15 +276,3 @@ def _batches(
 
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
-
-
-def _mean(value: Tensor, fabric: Fabric) -> Tensor:
-    if fabric.world_size == 1:
-        return value
-    reduced = fabric.all_reduce(value.float().to(fabric.device), reduce_op="mean")
-    assert isinstance(reduced, Tensor)
-    return reduced
-
-
-def _any(flag: bool, fabric: Fabric) -> bool:
-    return bool(_mean(torch.tensor(float(flag), device=fabric.device), fabric) > 0)

@@ -22,7 +22,7 @@ from mgcda_core.data.coco import load_coco_objects
 from mgcda_core.data.cutouts import Cutout, load_cutouts
 from mgcda_core.data.idd import load_idd_lite
 from mgcda_core.data.pascal_voc import load_pascal_voc_objects
-from mgcda_core.data.rendered import render_scene
+from mgcda_core.data.rendered_scenes import RenderedScenes, draw_scenes
 from mgcda_core.data.sample import Scene, Scenes, describe, read_label
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
@@ -33,7 +33,7 @@ from mgcda_core.weights.resolve import checksum
 CLASSES = 19
 TEACHER_SIZE = (256, 512)
 HELD_OUT = 10
-"""Every tenth object of a set without splits of its own is kept for validation."""
+"""The objects of every tenth picture of a set without splits of its own are kept for validation."""
 IN_MEMORY = 2 << 30
 """Bytes up to which a set is held in memory; a larger one (Cityscapes as published) is read at every use."""
 
@@ -55,10 +55,9 @@ def load_scenes(
     judge = Teacher(Path(teacher), confidence, coarse) if teacher else None
     loaded: list[SceneSet] = [LabelledScenes(scenes, rows, judge) for scenes in sets]
     if data.rendered:
-        count = data.rendered if split == "train" else max(8, data.rendered // HELD_OUT)
-        first = 0 if split == "train" else 900_000
+        drawn = rendered_scenes(data, split)
         with get_context("spawn").Pool() as workers:
-            loaded.append(workers.map(_rendered, range(first, first + count), chunksize=8))
+            loaded.append(workers.map(drawn.__getitem__, range(len(drawn)), chunksize=8))
     print(f"{split} scenes: {describe(sets)}{f', rendered {len(loaded[-1])}' if data.rendered else ''}", flush=True)
     if not loaded:
         raise ConfigError(f"data names no scenes with a {split} split")
@@ -90,12 +89,20 @@ def scene_sets(data: DataConfig, split: Literal["train", "val"]) -> list[Scenes]
     return sets
 
 
+def rendered_scenes(data: DataConfig, split: Literal["train", "val"]) -> RenderedScenes:
+    """The drawn scenes of a split; a tenth as many, of other seeds, for validation."""
+    if split == "train":
+        return draw_scenes(range(data.rendered))
+    return draw_scenes(range(900_000, 900_000 + max(8, data.rendered // HELD_OUT)))
+
+
 def load_objects(data: DataConfig, split: Literal["train", "val"]) -> list[Cutout]:
-    """The objects to paste: COCO's split, and of the other sets every tenth object as `val`, the rest as `train`."""
+    """The objects to paste: COCO's split; of the other sets those of every tenth picture are `val`, the rest `train`."""
     objects = [o for folder in data.objects for o in load_cutouts(Path(folder))]
     if data.pascal_voc:
         objects += load_pascal_voc_objects(Path(data.pascal_voc))
-    objects = [o for i, o in enumerate(objects) if (i % HELD_OUT == 0) == (split == "val")]
+    pictures = {picture: i for i, picture in enumerate(dict.fromkeys(o.picture for o in objects))}
+    objects = [o for o in objects if (pictures[o.picture] % HELD_OUT == 0) == (split == "val")]
     if data.coco:
         objects += load_coco_objects(Path(data.coco), split)
     if not objects:
@@ -140,7 +147,7 @@ class Teacher:
     """
 
     def __init__(self, path: Path, confidence: float, coarse: Literal["sum", "teacher"]) -> None:
-        self.network, self.confidence, self.coarse = _load_teacher(path), confidence, coarse
+        self.network, self.confidence, self.coarse = load_teacher(path), confidence, coarse
         self.key = f"{checksum(path)} {TEACHER_SIZE} {confidence} {coarse}"
         self.folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mgcda" / "labels"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -180,12 +187,8 @@ def _class_sets(sets: list[Scenes]) -> list[tuple[int, ...]]:
     return [*((i,) for i in range(CLASSES)), *dict.fromkeys(coarse)]
 
 
-def _rendered(seed: int) -> Scene:
-    scene = render_scene(seed, anomalies=0)
-    return Scene(scene.image, scene.labels, f"rendered/{seed}")
-
-
-def _load_teacher(path: Path) -> nn.Module:
+def load_teacher(path: Path) -> nn.Module:
+    """The ENet of a .pth state dict of tensors, in evaluation mode."""
     network = build_segmentation(SegmentationConfig(architecture="enet", width=16, normalise="unit"))
     load_strict(network, torch.load(path, weights_only=True, map_location="cpu"), str(path))
     return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()

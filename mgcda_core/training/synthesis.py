@@ -6,6 +6,7 @@ NeurIPS 2019. The weights of its terms as published stand in docs/synthesis.md.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +26,7 @@ from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.training.samples import SceneSamples
-from mgcda_core.training.scenes import _load_teacher, load_scenes, scene_sets
+from mgcda_core.training.scenes import load_scenes, load_teacher, scene_sets
 from mgcda_core.weights.resolve import load_weights, save_weights
 
 
@@ -133,7 +134,8 @@ def train(config: SynthesisTraining, run: Path, resume: bool = False) -> None:
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(weights_file(config.weights))
-    chain = AnomalySegmenter(config.segmenter)
+    segmenter = dataclasses.replace(config.segmenter, segmentation=loaded.config.segmentation)
+    chain = AnomalySegmenter(segmenter)
     parts = ["segmentation", "generator", "style_encoder"] if config.resynthesise else ["segmentation"]
     parts += ["perceptual"] if config.segmenter.perceptual == "vgg19" else []
     for part in parts:
@@ -146,16 +148,14 @@ def train(config: SynthesisTraining, run: Path, resume: bool = False) -> None:
     chain.load_state_dict(average.state_dict(), strict=False)
     if is_first_process():
         state = {k: v for k, v in chain.state_dict().items() if not k.startswith("dissimilarity.")}
-        save_weights(
-            run / "weights.safetensors", state, config.segmenter, run.name, {"part": "segmentation, synthesis"}
-        )
+        save_weights(run / "weights.safetensors", state, segmenter, run.name, {"part": "segmentation, synthesis"})
     _print_distances(chain, config, "end")
 
 
 def _print_distances(chain: AnomalySegmenter, config: SynthesisTraining, when: str) -> None:
     if config.distance_network is None or not is_first_process():
         return
-    judge = cast(Features, _load_teacher(Path(config.distance_network)).to(chain.mean.device).features)
+    judge = cast(Features, load_teacher(Path(config.distance_network)).to(chain.mean.device).features)
     for held_out in scene_sets(config.data, "val"):
         found = val_distance(chain, held_out, judge)
         print(f"{when}: {held_out.name} val, {found.images} images, ENet features: LPIPS-like {found.perceptual:.4f}  "

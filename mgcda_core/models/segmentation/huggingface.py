@@ -45,6 +45,11 @@ class HuggingFaceSegmentation(nn.Module):
 
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__()
+        if config.normalise != "imagenet":
+            raise ConfigError(
+                "segmentation.architecture huggingface needs segmentation.normalise imagenet, which the network turns "
+                "into the model's own range"
+            )
         own = _from_json(config.huggingface) if config.huggingface else _from_source(config.source)
         if own.num_labels != config.num_classes:
             raise ConfigError(

@@ -1,0 +1,1 @@
+"""What `mgcda bench` measures."""
