@@ -210,6 +210,7 @@ def test_weighted_cross_entropy_is_torchs() -> None:
         ({"void_class": None}, "mdat and cacl align two domains"),
         ({"loop": LoopConfig(batch=3)}, "must be even"),
         ({"crop": (30, 64)}, "multiples of 8"),
+        ({"validation": (), "loop": LoopConfig(validate_every=5)}, "needs caches to judge by"),
         ({"void_class": None, "anomaly_mix": None}, "no training domain"),
     ],
 )
@@ -269,9 +270,38 @@ def test_a_sweep_sets_one_field(config: DissimilarityTraining) -> None:
     assert [(name, c.cacl and c.cacl.anchors) for name, _, c in plan] == [
         ("cacl.anchors=10-0", 10), ("cacl.anchors=50-0", 50)
     ]  # fmt: skip
-    for sweep, value in (("cacl.anchor", "1"), ("cacl.anchors", "many")):
-        with pytest.raises(ConfigError):
+    assert [c.cacl and c.cacl.quotas() for _, _, c in plan] == [(10, 20, 20, 60), (50, 100, 100, 300)]
+    levels = ladder.planned(LadderConfig(config, (), seeds=(0,), sweep="mdat.level", values=("1",)))
+    assert [c.mdat and c.mdat.level for _, _, c in levels] == ["1"]
+    for sweep, value, text in (
+        ("cacl.anchor", "1", "no field anchor"), ("cacl.anchors", "many", "can be a int"),
+        ("cacl.sampler", "foo", "one of random_same_domain"), ("", "1", "a sweep needs"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=text):
             ladder.planned(LadderConfig(config, (), sweep=sweep, values=(value,)))
+
+
+def test_a_ladder_that_cannot_be_fair_is_refused(
+    config: DissimilarityTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = dataclasses.replace(config, loop=dataclasses.replace(config.loop, minutes=1.0))
+    with pytest.raises(ConfigError, match=r"base\.loop\.minutes"):
+        ladder.climb(LadderConfig(limited, ()), tmp_path)
+    with pytest.raises(ValueError, match="nowhere"):  # before anything is trained
+        ladder.climb(LadderConfig(config, (EvaluationSet("x", "nowhere", "nowhere"),)), tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="without torchrun"):
+        ladder.climb(LadderConfig(config, ()), tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_encoder_starts_from_torchvisions_vgg16(config: DissimilarityTraining, tmp_path: Path) -> None:
+    (tmp_path / "vgg.pth").write_bytes(b"no pickle")
+    with pytest.raises(ValueError, match="not a state dict of tensors"):
+        dissimilarity.train(dataclasses.replace(config, vgg16=str(tmp_path / "vgg.pth")), tmp_path / "a")
+    torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "vgg.pth")
+    with pytest.raises(ValueError, match=r"vgg\.pth"):  # the tiny network is no VGG16 of the published width
+        dissimilarity.train(dataclasses.replace(config, vgg16=str(tmp_path / "vgg.pth")), tmp_path / "b")
 
 
 def test_best_f1_threshold() -> None:

@@ -178,6 +178,7 @@ class Noisy(Objective):
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         said = self.trained(x)
+        assert self.adversary is not None
         against = (self.adversary(said.detach()) - y).square().mean()
         return {"loss": (said - y).square().mean().exp(), "adversary": against}
 

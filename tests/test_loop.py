@@ -162,6 +162,41 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_evidence(tmp_path
     assert all(torch.isfinite(v).all() for v in kept.values() if v.is_floating_point())
 
 
+class Root(torch.autograd.Function):
+    """The square root's backward pass at 0, below a finite value."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize("of", ["loss", "adversary"])
+def test_a_gradient_that_is_not_finite_changes_nothing(of: str, tmp_path: Path) -> None:
+    class Steep(Game):
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            losses = super().forward(x, y)
+            return {**losses, of: Root.apply(losses[of])} if self.step == 1 else losses  # type: ignore[dict-item]
+
+    game = Steep()
+    with pytest.raises(RuntimeError, match="or its gradient is not finite at step 2"):
+        fit(game, Points(), dataclasses.replace(LOOP, steps=3, checkpoint_every=1), tmp_path)
+    before = load_checkpoint(tmp_path)
+    assert before is not None and before.step == 1
+    assert all(torch.equal(before.weights[f"trained.{k}"], v) for k, v in game.trained.state_dict().items())
+    assert game.adversary is not None
+    assert all(torch.equal(before.weights[f"adversary.{k}"], v) for k, v in game.adversary.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["batch", "log_every", "checkpoint_every", "lr"])
+def test_zeros_that_cannot_work_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"loop.{name} is 0"):
+        dataclasses.replace(LOOP, **{name: 0})
+
+
 def test_metrics_and_tensorboard_are_written(tmp_path: Path) -> None:
     fit(Line(), Points(), LOOP, tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as file:

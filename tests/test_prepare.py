@@ -85,12 +85,16 @@ def test_other_weights_or_settings_are_refused(config: PrepareConfig, tiny_weigh
     cache = prepare(config, tmp_path / "a")
     with pytest.raises(StaleCacheError, match="made with another mix"):
         prepare(dataclasses.replace(config, mix=AnomalyMixConfig(objects=(2, 2))), cache)
-    prepare(dataclasses.replace(config, device="auto"), cache)
+    unused = VoidClassConfig(min_area=7)
+    prepare(dataclasses.replace(config, device="auto", void=unused), cache)
     loaded = load_weights(tiny_weights)
     state = dict(loaded.state)
     state["dissimilarity.conv11.bias"] = state["dissimilarity.conv11.bias"] + 1
     save_weights(tmp_path / "trained.safetensors", state, loaded.config, "trained")
-    prepare(dataclasses.replace(config, weights=str(tiny_weights)), cache)
+    prepare(dataclasses.replace(config, weights=str(tmp_path / "trained.safetensors")), cache)
+    chain = dataclasses.replace(loaded.config, scaling="reference")
+    save_weights(tmp_path / "rescaled.safetensors", state, chain, "rescaled")
+    assert load_frozen(str(tmp_path / "rescaled.safetensors"))[1] != load_frozen(str(tiny_weights))[1]
     assert load_frozen(str(tmp_path / "trained.safetensors"))[1] == load_frozen(str(tiny_weights))[1]
     state["generator.fc.bias"] = state["generator.fc.bias"] + 1
     save_weights(tmp_path / "other.safetensors", state, loaded.config, "other")
@@ -163,3 +167,19 @@ def test_drawn_scenes_take_part_in_anomaly_mix(data: DataConfig, config: Prepare
     assert [domain[n].provenance["scene"] for n in range(4)] == ["rendered/0"] * 2 + ["rendered/1"] * 2
     held_out = Domain(dataclasses.replace(config, data=drawn, split="val", limit=1))
     assert held_out[0].provenance["scene"] == "rendered/900000"
+
+
+def test_void_of_train_ids_is_never_an_anomaly(data: DataConfig, config: PrepareConfig, tmp_path: Path) -> None:
+    """255 there is the ego vehicle, the border and the rest alike (spec 3.2: 1, 2, 3 and 6 never become 1)."""
+    assert data.camvid
+    for folder, name in (("images", "images"), ("masks", "labels")):
+        (tmp_path / folder).mkdir()
+        for path in (Path(data.camvid) / "train" / name).iterdir():
+            (tmp_path / folder / path.name).write_bytes(path.read_bytes())
+    only = DataConfig(cityscapes_train_ids=str(tmp_path))
+    with pytest.raises(ValueError, match="of 3 labelled ones none has a void region"):
+        Domain(dataclasses.replace(config, data=only, domain="void_class", void=VoidClassConfig(min_area=0)))
+    with pytest.raises(ValueError, match="swap_known needs instance ids"):
+        Domain(dataclasses.replace(config, domain="void_class", void=VoidClassConfig(swap_known=True)))
+    with pytest.raises(ValueError, match="shard is 0"):
+        dataclasses.replace(config, shard=0)

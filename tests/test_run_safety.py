@@ -19,7 +19,8 @@ import pytest
 import torch
 import yaml
 from command_line import Run, only_error
-from safetensors.torch import load_file, safe_open, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from training_data import whole_method
 
 from mgcda_core import cli
@@ -76,7 +77,7 @@ def test_a_run_killed_at_ten_random_moments_ends_as_the_unbroken_one(
     words, run, rng = _command(config, tmp_path / "killed"), tmp_path / "killed/run", random.Random(0)
     steps, half_written = [0], 0
     for _ in range(KILLS):
-        process = _start([*words, *(["--resume"] if steps[-1] else [])])
+        process = _start([*words, "--resume"])
         while not any(int(p.name[-7:]) > steps[-1] for p in run.glob("checkpoint-*")) and process.is_alive():
             time.sleep(0.002)
         time.sleep(rng.uniform(0, a_step))

@@ -47,15 +47,14 @@ def make_data(root: Path, scenes: int = 2) -> DataConfig:
 def whole_method(root: Path, weights: Path) -> DissimilarityTraining:
     """Two steps of the whole method on caches of both domains that `weights` made, batch 4, never validated."""
     data = make_data(root, scenes=3)
-    caches = [
-        str(prepare(PrepareConfig(data, str(weights), domain, split, copies=2, augment=AUGMENT, device="cpu"),
-                    root / f"{domain}-{split}"))
-        for domain, split in (("void_class", "train"), ("anomaly_mix", "train"), ("anomaly_mix", "val"))
-    ]  # fmt: skip
+    v = PrepareConfig(data, str(weights), "void_class", copies=2, augment=AUGMENT, device="cpu")
+    a = dataclasses.replace(v, domain="anomaly_mix")
+    wanted = {"void_class-train": v, "anomaly_mix-train": a, "anomaly_mix-val": dataclasses.replace(a, split="val")}
+    void_class, anomaly_mix, val = (str(prepare(config, root / name)) for name, config in wanted.items())
     mdat = MdatConfig(width=0.0625, stride=2, lr=1e-3)
     loop = dataclasses.replace(LOOP, batch=4)
     return DissimilarityTraining(
-        str(weights), *caches[:2], (caches[2],), crop=(32, 64), mdat=mdat, cacl=CaclConfig(), loop=loop
+        str(weights), void_class, anomaly_mix, (val,), crop=(32, 64), mdat=mdat, cacl=CaclConfig(), loop=loop
     )
 
 

@@ -87,8 +87,8 @@ class Measured:
             f"step        {self.step:9.1f} ms  {self.images_per_s:.2f} images/s, peak {self.peak_mb:.0f} MB, network "
             f"{self.gmac:.1f} GMAC an image (forward)",
             *rows,
-            f"data        {self.waited:9.1f} ms waited: {self.data_share:.1%} of the time, {1 - self.data_share:.1%} in "
-            f"compute (one process loads a batch in {self.loading:.1f} ms)",
+            f"data        {self.waited:9.1f} ms waited, {self.data_share:.1%} of the time; {1 - self.data_share:.1%} "
+            f"in compute (one process loads a batch in {self.loading:.1f} ms)",
             f"baseline    {self.baseline:9.1f} ms  MDAT and CACL cost {self.cost:+.1%} of it",
         ))  # fmt: skip
 
@@ -164,10 +164,11 @@ def measure(config: DissimilarityTraining, name: str) -> Measured:
         times[f"{kind} waited"].append(started - waiting)
         waiting = clock.now()
         times[kind].append(waiting - started)
+        if clock.on:
+            clock.spent[-1]["other"] = times[kind][-1] - sum(clock.spent[-1].values())
     waits = [w for kind in ("baseline", "whole", "sections") for w in times[f"{kind} waited"]]
     middle = {kind: median(values) for kind, values in times.items()}
     sections = {name: 1000 * median(spent[name] for spent in clock.spent) for name in SECTIONS}
-    sections["other"] = max(0.0, 1000 * middle["sections"] - sum(sections.values()))
     height, width = config.crop or config.dissimilarity.size
     loop = config.loop
     return Measured(
@@ -230,11 +231,14 @@ class Clock:
 
 
 def network_gmac(config: DissimilarityConfig, size: tuple[int, int]) -> float:
-    """Giga multiply-accumulates of one image (height, width) through the DissimilarityNet, counted without computing."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = DissimilarityNet(config)
-        network(*(torch.empty(1, channels, *size) for channels in (3, 3, 19, 3)))
-    return counter.get_total_flops() / 2e9
+    """Giga multiply-accumulates of one image (height, width) in the network's forward pass, in proportion to its area.
+
+    Counted on a small image.
+    """
+    network, side = DissimilarityNet(config).eval(), 32
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(*(torch.zeros(1, channels, side, side) for channels in (3, 3, 19, 3)))
+    return counter.get_total_flops() / 2e9 * size[0] * size[1] / side**2
 
 
 def write_made_cache(cache: Path, size: tuple[int, int], seed: int = 0) -> Path:

@@ -27,6 +27,9 @@ class DataConfig:
     """Folders of cut-out objects: images/ and masks/, an instances.json if the masks hold instance ids."""
     coco: str | None = None
     """Folder of COCO as published, objects to paste: annotations/instances_train2017.json and train2017/."""
+    coco_objects: Literal["clean", "published"] = "clean"
+    """Of the pictures without road users: whole objects of classes no street has, or every annotation, as PEBAL pastes
+    them (AnomalyMix with `group` then takes a picture's all together)."""
     pascal_voc: str | None = None
     """Folder of Pascal VOC as published, objects to paste: JPEGImages/ and SegmentationObject/."""
 
@@ -160,3 +163,8 @@ class PrepareConfig:
     """Samples a file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the frozen networks run; auto takes the GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("copies", "shard"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")

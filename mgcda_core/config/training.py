@@ -57,6 +57,9 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.schedule == "plateau" and not self.validate_every:
             raise ConfigError("loop.schedule plateau needs loop.validate_every")
+        for name in ("batch", "log_every", "checkpoint_every", "lr"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class SegmentationTraining:
     """Weight of the auxiliary head's loss."""
 
     def __post_init__(self) -> None:
+        if self.loop.pictures_every:
+            raise ConfigError("the segmentation training draws no pictures: set loop.pictures_every to 0")
         if self.coarse == "teacher" and not self.teacher:
             raise ConfigError("coarse: teacher needs a teacher: name its weights, or take coarse: sum")
         if not (0 < self.ohem_threshold <= 1 and 0 < self.ohem_least <= 1):
@@ -125,6 +130,11 @@ class SynthesisTraining:
     """ENet weights (.pth state dict of tensors): print the distance of the val sets' re-syntheses from their images,
     seen by its features; None does not measure it."""
 
+    def __post_init__(self) -> None:
+        if self.loop.validate_every or self.loop.pictures_every:
+            raise ConfigError("the synthesis is not validated while it trains: set loop.validate_every and "
+                              "loop.pictures_every to 0; distance_network measures it at the end")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class MdatConfig:
@@ -139,7 +149,9 @@ class MdatConfig:
     dynamic: bool = True
     """Dynamic label smoothing, eq. 1: tau falls from `tau_start` to `tau_end`; else it stays at `tau_start`."""
     tau_start: float = 1.0
+    """tau_b of eq. 1, at the first step."""
     tau_end: float = 0.5
+    """tau at the last step."""
     lambda_f: float = 0.04
     """Weight of the feature classifier's confusion loss in the total, eq. 4."""
     lambda_o: float = 0.06
@@ -149,7 +161,8 @@ class MdatConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's decay rates of the classifiers."""
     labels: Literal["smooth", "hard"] = "smooth"
-    """Labels of the classifiers' own step: eq. 1, or 1 and 0."""
+    """Labels of the classifiers' own step: eq. 1, or 1 and 0. In grl and joint_literal, which have one loss, the
+    network's too."""
     level: Literal["1", "2", "3", "4", "multi"] = "4"
     """Encoder level (fine to coarse) the feature classifier sees; multi: one classifier a level, losses averaged."""
     with_correlation: bool = False
@@ -178,18 +191,24 @@ class CaclConfig:
     """Embeddings of unit length."""
     anchors: int = 50
     """N^a: anchors an image."""
-    positives: int = 100
-    """N^p: easy anomalous pixels an image."""
-    hard_negatives: int = 100
-    """N^n_h: normal pixels an image that are called anomalous."""
-    easy_negatives: int = 300
-    """N^n_e: other normal pixels an image."""
+    positives: int | None = None
+    """N^p: easy anomalous pixels an image; None: 2 N^a."""
+    hard_negatives: int | None = None
+    """N^n_h: normal pixels an image that are called anomalous; None: 2 N^a."""
+    easy_negatives: int | None = None
+    """N^n_e: other normal pixels an image; None: 6 N^a."""
     top_up: bool = False
     """Missing hard negatives are replaced by easy ones."""
     projection: tuple[int, int] = (64, 128)
     """Channels of the projector's two layers."""
     gather: bool = True
     """Contrast over the images of all processes; else each process contrasts its own."""
+
+    def quotas(self) -> tuple[int, int, int, int]:
+        """N^a, N^p, N^n_h, N^n_e."""
+        wanted = (self.positives, self.hard_negatives, self.easy_negatives)
+        p, h, e = (k * self.anchors if n is None else n for k, n in zip((2, 2, 6), wanted, strict=True))
+        return self.anchors, p, h, e
 
 
 @dataclass(frozen=True)
@@ -213,6 +232,9 @@ class DissimilarityTraining:
     class_weights: tuple[float, float] | None = None
     """Weights of normal and anomalous pixels in the cross entropy; None: 1 / ln(1.02 + f) of the exact pixel shares f
     of the caches (spec 2.3)."""
+    vgg16: str | None = None
+    """torchvision's ImageNet weights (vgg16-397923af.pth) the image encoder starts from, as published; needs
+    dissimilarity.width 1. None starts from random weights."""
     mdat: MdatConfig | None = None
     """Domain adversarial training; needs both domains."""
     cacl: CaclConfig | None = None
@@ -226,6 +248,8 @@ class DissimilarityTraining:
             raise ConfigError("no training domain: set void_class, anomaly_mix or both to caches of mgcda prepare")
         if (self.mdat or self.cacl) and len(domains) < 2:
             raise ConfigError("mdat and cacl align two domains: set void_class and anomaly_mix")
+        if self.loop.validate_every and not self.validation:
+            raise ConfigError("loop.validate_every needs caches to judge by: set validation")
         if self.loop.batch % len(domains):
             raise ConfigError(f"loop.batch is {self.loop.batch}: it must be even, half of each domain")
         if self.crop and (self.crop[0] % 8 or self.crop[1] % 8):
@@ -234,14 +258,20 @@ class DissimilarityTraining:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """One labelled set the ladder is measured on."""
+    """One labelled set the ladder is measured on, as `mgcda eval --dataset folder` takes it."""
 
     name: str
+    """Its columns in the table."""
     images: str
+    """Folder of images."""
     masks: str
+    """Folder of masks of the same stems."""
     anomaly_values: tuple[int, ...] = (1,)
+    """Mask values that mean anomaly."""
     ignore_values: tuple[int, ...] = (255,)
+    """Mask values that are not counted."""
     normal_values: tuple[int, ...] = (0,)
+    """Mask values that mean normal."""
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ VOID_NAMES = {
 
 
 def load_cityscapes_train_ids(root: Path) -> Scenes:
-    """All scenes of images/ beside masks/ under `root`, same stems, train-id labels; DataError for another layout."""
-    return Scenes("cityscapes", pair_by_stem(root / "images", root / "masks"), TRAIN_CLASSES, (IGNORE,))
+    """All scenes of images/ beside masks/ under `root`, same stems, train-id labels; DataError for another layout.
+
+    Nothing of them is an anomaly to VoidClass: 255 stands for the ego vehicle and the frame's border too.
+    """
+    return Scenes("cityscapes", pair_by_stem(root / "images", root / "masks"), TRAIN_CLASSES)
 
 
 def load_cityscapes(root: Path, split: Literal["train", "val"]) -> CityscapesScenes:

@@ -139,6 +139,7 @@ def _pooled(metrics: PixelMetrics, kept: ExactMetrics | None) -> PixelScores:
     if started:
         dist.init_process_group("gloo")
     group = dist.new_group(backend="gloo")  # arrays in main memory, whatever a training in this process uses
+    assert isinstance(group, dist.ProcessGroup)
     parts: list[tuple[PixelMetrics, ExactMetrics | None]] | None = None
     if dist.get_rank() == 0:
         parts = [(metrics, kept)] * dist.get_world_size()

@@ -53,17 +53,17 @@ def sample(label: Tensor, prediction: Tensor, config: CaclConfig, generator: tor
     masks = (anomalous & ~called, anomalous & called, normal & called, normal & ~called)
     ah, ae, nh, ne = (torch.from_numpy(np.flatnonzero(mask)) for mask in masks)  # ten times faster than Tensor.nonzero
     pools = {"AH": len(ah), "AE": len(ae), "NH": len(nh), "NE": len(ne)}
-    hard_quota, easy_quota = config.hard_negatives, config.easy_negatives
+    anchor_quota, positive_quota, hard_quota, easy_quota = config.quotas()
     if config.sampler != "anomaly_aware":
         ae, ne = torch.cat([ah, ae]), torch.cat([nh, ne])
         ah, nh = ah[:0], nh[:0]
         hard_quota, easy_quota = 0, hard_quota + easy_quota
-    wanted = config.anchors - min(config.anchors // 2, len(ah))
-    both = wanted + config.positives
+    wanted = anchor_quota - min(anchor_quota // 2, len(ah))
+    both = wanted + positive_quota
     easy = wanted if len(ae) >= both else min(wanted, len(ae) * wanted // both)
-    chosen = _draw(ae, min(config.positives, len(ae) - easy) + easy, generator)
+    chosen = _draw(ae, min(positive_quota, len(ae) - easy) + easy, generator)
     chosen = chosen[torch.randperm(len(chosen), generator=generator)]  # a subset has no order: shuffle, then split
-    hard = _draw(ah, config.anchors - easy, generator)
+    hard = _draw(ah, anchor_quota - easy, generator)
     hard_negatives = _draw(nh, hard_quota, generator)
     easy_quota += hard_quota - len(hard_negatives) if config.top_up else 0
     negatives = torch.cat([hard_negatives, _draw(ne, easy_quota, generator)])

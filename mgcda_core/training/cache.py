@@ -29,7 +29,10 @@ FORMAT = 1
 MAPS = ("image", "synthesis", "semantic", "prior", "label")
 """image, synthesis uint8 [3, h, w]; semantic uint8 [h, w] train ids; prior float16 [3, h, w] in [0, 1] (entropy,
 perceptual difference, distance); label uint8 [h, w] in {0, 1, 255}."""
-_MAY_CHANGE = ("device",)
+GENERATOR = 1
+"""Raised whenever the same configuration would give other composites."""
+_MAY_CHANGE = ("device", "weights")
+"""Not what was computed, or, for the weights' path, said better by their sum."""
 
 
 class StaleCacheError(DataError):
@@ -49,7 +52,9 @@ class Manifest:
     @staticmethod
     def of(config: PrepareConfig, weights_sha256: str, samples: int) -> Manifest:
         """The manifest `config` will have."""
-        plain = json.loads(json.dumps({k: v for k, v in asdict(config).items() if k not in _MAY_CHANGE}))
+        unused = "mix" if config.domain == "void_class" else "void"
+        kept = {k: v for k, v in asdict(config).items() if k not in (*_MAY_CHANGE, unused)}
+        plain = json.loads(json.dumps({"generator": GENERATOR, **kept}))
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
         return Manifest(plain, digest, weights_sha256, samples, -(-samples // config.shard))
 
@@ -82,7 +87,7 @@ class Manifest:
                 f"{cache} was made by the weights {self.weights_sha256[:12]}, not by {other.weights_sha256[:12]}: "
                 "prepare another folder with these weights, or remove it"
             )
-        for name in other.config:
+        for name in other.config if self.config_sha256 != other.config_sha256 else ():
             if self.config.get(name) != other.config[name]:
                 raise StaleCacheError(f"{cache} was made with another {name}: prepare another folder, or remove it")
         if self.samples != other.samples:

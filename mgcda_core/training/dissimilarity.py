@@ -8,6 +8,7 @@ One step: 4 V + 4 A -> one forward pass with features -> weighted cross entropy 
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mgcda_core.config import DissimilarityTraining, SegmenterConfig
+from mgcda_core.data.sample import DataError
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.methods import mdat
 from mgcda_core.methods.cacl import Cacl, generator_for
@@ -26,7 +28,7 @@ from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.domain_samples import DomainSamples
 from mgcda_core.training.held_out import best_threshold, validate, write_picture
 from mgcda_core.training.loop import Objective, fit
-from mgcda_core.training.prepare import frozen_state, state_sha256
+from mgcda_core.training.prepare import frozen_sha256, frozen_state
 from mgcda_core.training.processes import open_fabric
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.weights.resolve import load_weights, save_weights
@@ -123,11 +125,13 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     loaded = load_weights(weights_file(config.weights))
     segmenter = dataclasses.replace(loaded.config, dissimilarity=config.dissimilarity or loaded.config.dissimilarity)
     frozen = frozen_state(loaded.state)
-    digest = state_sha256(frozen)
+    digest = frozen_sha256(loaded)
     domains = [CachedDomain(Path(path), digest) for path in (config.void_class, config.anomaly_mix) if path]
     held_out = [CachedDomain(Path(path), digest) for path in config.validation]
     _same_size(domains + held_out, segmenter.dissimilarity.size)
     network = DissimilarityNet(segmenter.dissimilarity, segmenter.segmentation.num_classes)
+    if config.vgg16:
+        network.vgg_encoder.load_torchvision(_vgg16_state(Path(config.vgg16)), config.vgg16)
     weights = torch.tensor(config.class_weights) if config.class_weights else class_weights(domains)
     objective = DissimilarityObjective(network, weights, config)
     samples = DomainSamples(domains, config.crop, config.flip, config.loop.seed)
@@ -158,6 +162,14 @@ def export(
         print(f"held-out composites: {shown}  threshold {threshold:.4f}", flush=True)
     state = frozen | {f"dissimilarity.{k}": v for k, v in network.state_dict().items()}
     save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata, half=True)
+
+
+def _vgg16_state(path: Path) -> dict[str, Tensor]:
+    """torchvision's state dict: tensors alone are read. Raises DataError for a file that holds anything else."""
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise DataError(f"{path} is not a state dict of tensors: give torchvision's vgg16-397923af.pth") from error
 
 
 def _same_size(caches: list[CachedDomain], size: tuple[int, int]) -> None:

@@ -53,8 +53,12 @@ class Domain:
             self.objects = []
             self.kinds = [kind for s, i in self.scenes for kind in self._void_kinds(s, i)]
         if not self.kinds:
-            raise ConfigError(f"no {config.split} scene is left for {config.domain}: none has a void region of "
-                              "void.min_area pixels")  # fmt: skip
+            raise ConfigError(
+                f"no {config.split} scene is left for {config.domain}: of {len(self.scenes)} labelled ones none has a "
+                "void region of void.min_area pixels"
+            )
+        if config.domain == "void_class" and config.void.swap_known and not any(k == "swap" for _, _, k in self.kinds):
+            raise ConfigError("void.swap_known needs instance ids: set data.cityscapes")
 
     def __len__(self) -> int:
         return len(self.kinds) * self.config.copies
@@ -91,7 +95,7 @@ class Domain:
         window, label, regions = self._void_window(scene, scenes, rng)
         given = None
         if self.config.void.semantics == "gt+pred_in_void":
-            given = window.cut(_train_ids(scene.label, scenes))
+            given = window.cut(_train_ids(scene.label, scenes, coarse=False))
         return self._finished(
             scene, window, window.cut(scene.image), window.cut(label), given, {"regions": regions}, rng
         )
@@ -169,7 +173,10 @@ def _picked(count: int, limit: int) -> Sequence[int]:
     return [i * count // limit for i in range(limit)]
 
 
-def _train_ids(label: np.ndarray, scenes: Scenes) -> np.ndarray:
-    """A set's own classes -> train ids uint8 [H, W], the first of those a coarse class covers; 255 void."""
-    first = np.array([ids[0] if ids else IGNORE for ids in scenes.classes] + [IGNORE] * (256 - len(scenes.classes)))
-    return first.astype(np.uint8)[label]
+def _train_ids(label: np.ndarray, scenes: Scenes, *, coarse: bool = True) -> np.ndarray:
+    """A set's own classes -> train ids uint8 [H, W], 255 void; a class that covers several is the first, or 255."""
+    table = np.full(256, IGNORE, np.uint8)
+    for value, ids in enumerate(scenes.classes):
+        if len(ids) == 1 or (ids and coarse):
+            table[value] = ids[0]
+    return table[label]

@@ -12,19 +12,22 @@ import fcntl
 import hashlib
 import io
 import json
-import time
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import yaml
 
 from mgcda_core.config import CaclConfig, ConfigError, DissimilarityTraining, LadderConfig, MdatConfig
+from mgcda_core.data.folder import LabelledFolder
 from mgcda_core.evaluation.evaluate import evaluate
 from mgcda_core.training import dissimilarity
+from mgcda_core.training.run import MAY_CHANGE
 
 
 def _rung(
@@ -56,13 +59,18 @@ as are those of `baseline_mix`."""
 def climb(config: LadderConfig, out: Path) -> Path:
     """Train and measure what is missing of the ladder, or of the sweep; returns the Markdown table's path.
 
-    Raises ConfigError for an unknown rung or swept field.
+    Raises ConfigError for an unknown rung or swept field, or under torchrun.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("each rung is trained by one process: start mgcda ladder without torchrun, and as often as "
+                          "there are devices; the processes share the rungs of one --out")  # fmt: skip
     jobs = planned(config)
+    for s in config.sets:
+        LabelledFolder(s.images, s.masks, s.anomaly_values, s.ignore_values, s.normal_values)
     for name, title, training in jobs:
         run = out / "runs" / name
         with _claimed(run) as mine:
-            if mine and _result(run, training) is None:
+            if mine and _result(run, training, config) is None:
                 _climb_one(name, title, training, config, run)
                 write_tables(config, out)
     return write_tables(config, out)
@@ -70,6 +78,10 @@ def climb(config: LadderConfig, out: Path) -> Path:
 
 def planned(config: LadderConfig) -> list[tuple[str, str, DissimilarityTraining]]:
     """(folder, title, configuration) of every training, seed by seed, so that a half-climbed ladder compares rungs."""
+    if config.base.loop.minutes:
+        raise ConfigError("every rung has the same steps: set base.loop.minutes to 0")
+    if bool(config.sweep) != bool(config.values):
+        raise ConfigError("a sweep needs the name of a field (sweep) and its values (values)")
     rungs = config.rungs or tuple(RUNGS)
     if unknown := [r for r in rungs if r not in RUNGS]:
         raise ConfigError(f"unknown rung {unknown[0]}: choose from {', '.join(RUNGS)}")
@@ -95,27 +107,30 @@ def with_field(config: Any, dotted: str, text: str) -> Any:
         raise ConfigError(f"sweep names no field {name}")
     if rest:
         return replace(config, **{name: with_field(getattr(config, name), rest, text)})  # pyright: ignore
-    value, now = yaml.safe_load(text), getattr(config, name)
+    now, kind = getattr(config, name), get_type_hints(type(config))[name]
+    value = text if isinstance(now, str) else yaml.safe_load(text)
     value = tuple(value) if isinstance(value, list) else float(value) if isinstance(now, float) else value
-    if now is not None and type(value) is not type(now):
-        raise ConfigError(f"{dotted} is {now!r}; {text} is no {type(now).__name__}")
+    allowed = get_args(kind) if get_origin(kind) is Literal else (value,)
+    if value not in allowed or (now is not None and type(value) is not type(now)):
+        wanted = f"one of {', '.join(map(str, allowed))}" if value not in allowed else f"a {type(now).__name__}"
+        raise ConfigError(f"{dotted} is {now!r}; it can be {wanted}, not {text}")
     return replace(config, **{name: value})  # pyright: ignore[reportArgumentType]
 
 
 def _climb_one(name: str, title: str, training: DissimilarityTraining, config: LadderConfig, run: Path) -> None:
     print(f"ladder: {name} ({title})", flush=True)
-    started = time.time()
     resume = any(run.glob("checkpoint-*"))
     dissimilarity.train(training, run, resume)
-    weights, minutes = run / "weights.safetensors", (time.time() - started) / 60
+    weights = run / "weights.safetensors"
     scores = {}
     for s in config.sets:
         report = evaluate(s.images, s.masks, weights, "model", s.anomaly_values, s.ignore_values, s.normal_values)
         scores[s.name] = {"ap": report.ap, "fpr95": report.fpr95, "auroc": report.auroc}
         print(f"ladder: {name} {s.name} {report.line()}", flush=True)
-    result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": training.loop.seed, "config": _digest(training),
+    result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": training.loop.seed,
+              "config": _digest(training, config),
               "steps": training.loop.steps, "images": training.loop.steps * training.loop.batch,
-              "minutes": round(minutes, 2), "resumed": resume, "held_out": _held_out(weights),
+              "minutes": round(_minutes(run, training.loop.batch), 2), "held_out": _held_out(weights),
               "scores": scores}  # fmt: skip
     part = run / ".result.json.part"
     part.write_text(json.dumps(result, indent=1))
@@ -129,16 +144,26 @@ def _held_out(weights: Path) -> dict[str, float]:
     return {k.removeprefix("held_out_"): float(v) for k, v in metadata.items() if k.startswith("held_out_")}
 
 
-def _digest(training: DissimilarityTraining) -> str:
-    return hashlib.sha256(json.dumps(dataclasses.asdict(training), sort_keys=True).encode()).hexdigest()
+def _minutes(run: Path, batch: int) -> float:
+    """Time spent in steps, whatever the number of times the run was gone on with."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row["images_per_s"])) for row in csv.DictReader(file)]
+    return sum((step - before) * batch / rate for (before, _), (step, rate) in pairwise([(0, 1.0), *rows])) / 60
 
 
-def _result(run: Path, training: DissimilarityTraining) -> dict[str, Any] | None:
+def _digest(training: DissimilarityTraining, config: LadderConfig) -> str:
+    """Of all that decides a rung's figures."""
+    loop = {k: v for k, v in dataclasses.asdict(training.loop).items() if k not in MAY_CHANGE}
+    decides = [{**dataclasses.asdict(training), "loop": loop}, [dataclasses.asdict(s) for s in config.sets]]
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+
+def _result(run: Path, training: DissimilarityTraining, config: LadderConfig) -> dict[str, Any] | None:
     path = run / "result.json"
     if not path.is_file():
         return None
     result = json.loads(path.read_text())
-    if result["config"] != _digest(training):
+    if result["config"] != _digest(training, config):
         raise ConfigError(f"{run} was climbed with another configuration: give another --out, or remove it")
     return result
 
@@ -158,7 +183,7 @@ def _claimed(run: Path) -> Iterator[bool]:
 
 def write_tables(config: LadderConfig, out: Path) -> Path:
     """OUT/ladder.json, .csv and .md from the results that are there; returns the last."""
-    found = [r for name, _, training in planned(config) if (r := _result(out / "runs" / name, training))]
+    found = [r for name, _, training in planned(config) if (r := _result(out / "runs" / name, training, config))]
     rows = [_row([r for r in found if r["rung"] == rung], config) for rung in dict.fromkeys(r["rung"] for r in found)]
     table = io.StringIO()
     if rows:
@@ -167,7 +192,7 @@ def write_tables(config: LadderConfig, out: Path) -> Path:
         writer.writerows(rows)
     for suffix, text in (("json", json.dumps({"rows": rows, "runs": found}, indent=1)), ("csv", table.getvalue()),
                          ("md", _markdown(rows, config))):  # fmt: skip
-        part = out / f".ladder.{suffix}.part"
+        part = out / f".ladder.{suffix}.{os.getpid()}.part"
         part.write_text(text)
         part.replace(out / f"ladder.{suffix}")
     return out / "ladder.md"

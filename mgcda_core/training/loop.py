@@ -84,8 +84,8 @@ def fit(
 
     That is the moving average (the trained network itself with `ema: 0`), of the best validation if `validate_every`
     is set. Step i uses samples i * batch .. (i + 1) * batch - 1, each of N processes its N-th part, and averages the
-    gradients, so a resumed run sees what an unbroken one would. Raises ValueError if the run exists already and
-    `resume` is off, RuntimeError if the loss stops being finite (RUN/failed then holds the batch and the weights).
+    gradients, so a resumed run sees what an unbroken one would. Raises
+    RuntimeError if a loss or a gradient stops being finite; RUN/failed then holds the batch and the weights.
     """
     fabric = fabric or open_fabric(config)
     training = Training(objective, config, fabric)
@@ -97,15 +97,15 @@ def fit(
         training.set_lr(step)
         objective.step = step
         losses = training.losses(batch)
-        if not math.isfinite(float(mean(losses["loss"], fabric))):
+        norm = training.update(losses)
+        if not math.isfinite(norm):
             names = [samples.name(n) for n in numbers]
             raise RuntimeError(save_failure(run, step, names, batch, training.weights(), fabric.global_rank))
-        norm = training.update(losses)
         done = step + 1
         last = done == config.steps
         if done % config.log_every == 0 or last:
             figures = {k: float(mean(v, fabric)) for k, v in losses.items() if k != "adversary"}
-            log.write(done, figures | {"gradient_norm": float(norm), "lr": training.lr(step)})
+            log.write(done, figures | {"gradient_norm": norm, "lr": training.lr(step)})
         if validate and config.validate_every and (done % config.validate_every == 0 or last):
             figures = training.judge(validate)
             log.validation(done, figures)
@@ -164,21 +164,29 @@ class Training:
         with self.fabric.no_backward_sync(self.model, enabled=self.fabric.world_size > 1):
             return self.model(*batch)
 
-    def update(self, losses: dict[str, Tensor]) -> Tensor:
-        """One step of the networks, then one of the adversary; returns the gradient norm of the former."""
+    def update(self, losses: dict[str, Tensor]) -> float:
+        """One step of the networks and one of the adversary; returns the gradient norm of the former.
+
+        If a loss or a gradient is not finite nothing is changed, and so is what it returns.
+        """
         network = [p for group in self.optimizers[0].param_groups for p in group["params"]]
         self.backward(losses["loss"], network)
         norm = torch.nn.utils.clip_grad_norm_(network, self.config.clip or math.inf)
-        self.optimizers[0].step()
+        health = norm + 0 * losses["loss"].detach()
         if self.objective.adversary is not None:
-            self.backward(losses["adversary"], list(self.objective.adversary.parameters()))
-            self.optimizers[1].step()
+            against = list(self.objective.adversary.parameters())
+            self.backward(losses["adversary"], against)
+            total = torch.nn.utils.get_total_norm([p.grad for p in against if p.grad is not None])
+            health = health + 0 * (losses["adversary"].detach() + total)
+        if not math.isfinite(figure := float(mean(health, self.fabric))):
+            return figure
         for optimizer in self.optimizers:
+            optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         average_buffers(self.objective.learners().values(), self.fabric)
         if self.config.ema:
             self.average.update_parameters(self.objective.trained)
-        return norm
+        return figure
 
     def backward(self, loss: Tensor, parameters: list[nn.Parameter]) -> None:
         """Gradients of the mean loss over all processes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from mgcda_core.models.loading import load_strict
 from mgcda_core.training.cache import Manifest, shard_path, to_maps, write_shard
 from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.domains import Domain, TrainingComposite
-from mgcda_core.weights.resolve import load_weights
+from mgcda_core.weights.resolve import Weights, load_weights
 
 BATCH = 4
 """Composites the frozen networks see at a time; part of what a sample's last bits depend on."""
@@ -63,8 +64,8 @@ def prepare(config: PrepareConfig, out: Path) -> Path:
 def load_frozen(weights: str, size: tuple[int, int] | None = None) -> tuple[AnomalySegmenter, str]:
     """The chain of a weights file with its frozen networks loaded, and their sha256.
 
-    `size` replaces the dissimilarity network's working size. The sum is over the frozen tensors alone: training the
-    dissimilarity network further does not change it.
+    `size` replaces the dissimilarity network's working size. The sum is over the frozen networks alone: another
+    dissimilarity network beside them does not change it.
     """
     loaded = load_weights(weights_file(weights))
     frozen = frozen_state(loaded.state)
@@ -72,7 +73,7 @@ def load_frozen(weights: str, size: tuple[int, int] | None = None) -> tuple[Anom
     for part in dict.fromkeys(key.split(".")[0] for key in frozen):
         state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
         load_strict(chain.get_submodule(part), state, weights)
-    return chain.requires_grad_(False), state_sha256(frozen)
+    return chain.requires_grad_(False), frozen_sha256(loaded)
 
 
 def frozen_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,9 +81,12 @@ def frozen_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v for k, v in state.items() if not k.startswith("dissimilarity.")}
 
 
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Checksum of named tensors, whatever file they come from."""
-    digest = hashlib.sha256()
+def frozen_sha256(weights: Weights) -> str:
+    """Checksum of the frozen networks, tensors and configuration, whatever file they come from."""
+    config = dataclasses.asdict(weights.config)
+    fixed = {k: config[k] for k in ("segmentation", "synthesis", "scaling", "perceptual")}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode())
+    state = frozen_state(weights.state)
     for key in sorted(state):
         digest.update(f"{key} {state[key].dtype} {tuple(state[key].shape)} ".encode())
         digest.update(state[key].contiguous().numpy().tobytes())

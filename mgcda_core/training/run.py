@@ -34,6 +34,8 @@ def start_run(run: Path, config: Any, *, resume: bool) -> None:
 
     Raises ValueError if it holds a run and `resume` is off, ConfigError if a resumed run's configuration differs.
     """
+    if resume and not (run / "config.yaml").is_file() and is_first_process():
+        print(f"{run} holds no run to go on with: starting one", flush=True)
     if not resume and any(run.glob("checkpoint-*")):
         raise ValueError(f"{run} holds a run already: give another --run, or --resume to go on with it")
     cv2.setNumThreads(0)  # before any worker is forked: OpenCV's own threads do not survive a fork and would hang it
@@ -82,8 +84,9 @@ def save_failure(
     if rank == 0:
         state = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in weights.items()}
         save_file(state, folder / "weights.safetensors", {"step": str(step)})
-    return (f"the loss is not finite at step {step + 1} on {', '.join(names)}: the batch and the weights before it are "
-            f"in {folder}, the last checkpoint in {run} is good; lower loop.lr or look at these samples")  # fmt: skip
+    kept = "the last checkpoint is good" if any(run.glob("checkpoint-*")) else "there is no checkpoint yet"
+    return (f"the loss or its gradient is not finite at step {step + 1} on {', '.join(names)}: the batch and the "
+            f"weights before it are in {folder}, {kept}; lower loop.lr or look at these samples")  # fmt: skip
 
 
 class RunLog:

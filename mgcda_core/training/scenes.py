@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -97,14 +97,15 @@ def rendered_scenes(data: DataConfig, split: Literal["train", "val"]) -> Rendere
 
 
 def load_objects(data: DataConfig, split: Literal["train", "val"]) -> list[Cutout]:
-    """The objects to paste: COCO's split; of the other sets those of every tenth picture are `val`, the rest `train`."""
+    """The objects to paste: COCO's split; of other sets those of every tenth picture are `val`, the rest `train`."""
     objects = [o for folder in data.objects for o in load_cutouts(Path(folder))]
     if data.pascal_voc:
         objects += load_pascal_voc_objects(Path(data.pascal_voc))
     pictures = {picture: i for i, picture in enumerate(dict.fromkeys(o.picture for o in objects))}
     objects = [o for o in objects if (pictures[o.picture] % HELD_OUT == 0) == (split == "val")]
     if data.coco:
-        objects += load_coco_objects(Path(data.coco), split)
+        every: dict[str, Any] = {"drop_objects": frozenset(), "min_pixels": 1}
+        objects += load_coco_objects(Path(data.coco), split, **(every if data.coco_objects == "published" else {}))
     if not objects:
         raise ConfigError("data names no objects to paste: set data.objects, data.coco or data.pascal_voc")
     return objects
