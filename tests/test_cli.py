@@ -145,27 +145,16 @@ def test_train_passes_the_configuration_on(
     calls: list[tuple[object, Path, bool]] = []
     monkeypatch.setattr(dissimilarity, "train", lambda config, run, resume=False: calls.append((config, run, resume)))
     file = tmp_path / "c.yaml"
-    file.write_text(
-        "weights: a.safetensors\ndata:\n  rendered: 3\n  objects: [x, y]\nloop:\n  lr: 1.0e-2\n  batch: 2\n"
-    )
+    file.write_text("weights: a.safetensors\nvoid_class: v\nvalidation: [x, y]\nloop:\n  lr: 1.0e-2\n  batch: 2\n")
     run = tmp_path / "run"
     words = ("train", "dissimilarity", "--config", file, "--run", run, "--loop.batch", "5", *resume)
     assert mgcda(*words)[0] == 0
     ((built, folder, resumed),) = calls
     assert isinstance(built, config.DissimilarityTraining)
     assert (built.loop.batch, built.loop.lr, built.weights) == (5, 0.01, "a.safetensors")
-    assert built.data.objects == ("x", "y")
-    assert built.segmenter == config.PROFILES["lite"]
+    assert (built.void_class, built.anomaly_mix, built.validation) == ("v", None, ("x", "y"))
+    assert built.dissimilarity is None and built.mdat is None
     assert (folder, resumed) == (run, bool(resume))
-
-
-@pytest.mark.parametrize("part", ["segmentation", "synthesis", "dissimilarity"])
-def test_shipped_training_configurations_parse(part: str) -> None:
-    from mgcda_core.cli_arguments import training_arguments
-
-    file = Path(__file__).parents[1] / "config" / f"train_{part}.yaml"
-    built = training_arguments(f"train {part}", ["--config", str(file), "--run", "r"])["config"]
-    assert type(built).__name__.lower() == f"{part}training"
 
 
 def test_import_checks_the_state_in_the_network(

@@ -36,7 +36,8 @@ def mean(value: Tensor, fabric: Fabric) -> Tensor:
     """Mean of a number over all processes; the same on each of them."""
     if fabric.world_size == 1:
         return value.detach()
-    reduced = fabric.all_reduce(value.detach().float().clone(), reduce_op="mean")  # a copy: it reduces in place
+    on_device = value.detach().to(fabric.device, torch.float32, copy=True)  # it reduces in place, on the device
+    reduced = fabric.all_reduce(on_device, reduce_op="mean")
     assert isinstance(reduced, Tensor)
     return reduced
 
