@@ -235,10 +235,14 @@ def test_the_ladder_climbs_every_rung_once_and_goes_on(
     sets = (EvaluationSet("drive", str(drive / "images"), str(drive / "masks"), (2,)),)
     climbed = LadderConfig(dataclasses.replace(config, loop=loop), sets, seeds=(0,))
     path = ladder.climb(climbed, tmp_path / "out")
-    lines = path.read_text().splitlines()
-    assert [line.split(" | ")[0].strip("| ") for line in lines[2:]] == [title for title, _ in ladder.RUNGS.values()]
-    rows = json.loads((tmp_path / "out/ladder.json").read_text())["rows"]
+    titles = [title for title, _ in ladder.RUNGS.values()]
+    lines = [line.split(" | ")[0].strip("| ") for line in path.read_text().splitlines()]
+    assert lines[2:11] == titles and lines[-8:] == [title for title in titles if title != "Baseline (Mix)"]
+    written = json.loads((tmp_path / "out/ladder.json").read_text())
+    rows = written["rows"]
     assert len(rows) == 9
+    full, mix = (next(r for r in rows if r["rung"] == title) for title in (titles[-1], titles[2]))
+    assert written["differences"][-1]["drive ap"] == pytest.approx(full["drive ap"] - mix["drive ap"], abs=0.011)
     assert all(0 <= row["drive ap"] <= 100 and row["drive ap sd"] is None for row in rows)
     capsys.readouterr()
     (tmp_path / "out/runs/mdat-0/result.json").unlink()

@@ -10,7 +10,6 @@ import csv
 import dataclasses
 import fcntl
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import numpy as np
 import yaml
 
 from mgcda_core.config import CaclConfig, ConfigError, DissimilarityTraining, LadderConfig, MdatConfig
 from mgcda_core.data.folder import LabelledFolder
 from mgcda_core.evaluation.evaluate import evaluate
 from mgcda_core.training import dissimilarity
+from mgcda_core.training.ladder_tables import write_tables
 from mgcda_core.training.run import MAY_CHANGE
 
 
@@ -72,8 +71,8 @@ def climb(config: LadderConfig, out: Path) -> Path:
         with _claimed(run) as mine:
             if mine and _result(run, training, config) is None:
                 _climb_one(name, title, training, config, run)
-                write_tables(config, out)
-    return write_tables(config, out)
+                write_tables(_finished(config, out), [s.name for s in config.sets], out)
+    return write_tables(_finished(config, out), [s.name for s in config.sets], out)
 
 
 def planned(config: LadderConfig) -> list[tuple[str, str, DissimilarityTraining]]:
@@ -181,43 +180,6 @@ def _claimed(run: Path) -> Iterator[bool]:
         yield True
 
 
-def write_tables(config: LadderConfig, out: Path) -> Path:
-    """OUT/ladder.json, .csv and .md from the results that are there; returns the last."""
-    found = [r for name, _, training in planned(config) if (r := _result(out / "runs" / name, training, config))]
-    rows = [_row([r for r in found if r["rung"] == rung], config) for rung in dict.fromkeys(r["rung"] for r in found)]
-    table = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(table, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    for suffix, text in (("json", json.dumps({"rows": rows, "runs": found}, indent=1)), ("csv", table.getvalue()),
-                         ("md", _markdown(rows, config))):  # fmt: skip
-        part = out / f".ladder.{suffix}.{os.getpid()}.part"
-        part.write_text(text)
-        part.replace(out / f"ladder.{suffix}")
-    return out / "ladder.md"
-
-
-def _row(runs: list[dict[str, Any]], config: LadderConfig) -> dict[str, Any]:
-    """Mean and standard deviation (of the sample; empty for one seed) over the seeds of one rung, in percent."""
-    row: dict[str, Any] = {"rung": runs[0]["title"], "seeds": len(runs), "steps": runs[0]["steps"],
-                           "hours": round(sum(r["minutes"] for r in runs) / 60, 2)}  # fmt: skip
-    columns = [("held_out", k, [r["held_out"].get(k, np.nan) for r in runs]) for k in ("ap", "fpr95")]
-    columns += [(s.name, k, [r["scores"][s.name][k] for r in runs]) for s in config.sets for k in ("ap", "fpr95")]
-    for name, metric, values in columns:
-        row[f"{name} {metric}"] = round(100 * float(np.mean(values)), 2)
-        row[f"{name} {metric} sd"] = round(100 * float(np.std(values, ddof=1)), 2) if len(runs) > 1 else None
-    return row
-
-
-def _markdown(rows: list[dict[str, Any]], config: LadderConfig) -> str:
-    names = ["held_out", *(s.name for s in config.sets)]
-    heads = ["rung", "seeds", "steps", "hours", *(f"{n.replace('_', '-')} {m}" for n in names for m in ("AP", "FPR95"))]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
-    for row in rows:
-        cells = [row["rung"], row["seeds"], row["steps"], row["hours"]]
-        for column in (f"{n} {m}" for n in names for m in ("ap", "fpr95")):
-            spread = row[f"{column} sd"]
-            cells.append(f"{row[column]:.2f}" + ("" if spread is None else f" ± {spread:.2f}"))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+def _finished(config: LadderConfig, out: Path) -> list[dict[str, Any]]:
+    runs = (_result(out / "runs" / name, training, config) for name, _, training in planned(config))
+    return [run for run in runs if run]
