@@ -15,10 +15,10 @@ from mgcda_core.config.data import (
     PrepareConfig,
     VoidClassConfig,
 )
+from mgcda_core.config.evaluation import EvaluationSet, Fpr95Convention, Protocol, ScoreName
 from mgcda_core.config.training import (
     CaclConfig,
     DissimilarityTraining,
-    EvaluationSet,
     LadderConfig,
     LoopConfig,
     MdatConfig,
@@ -36,10 +36,13 @@ __all__ = [
     "DissimilarityConfig",
     "DissimilarityTraining",
     "EvaluationSet",
+    "Fpr95Convention",
     "LadderConfig",
     "LoopConfig",
     "MdatConfig",
     "PrepareConfig",
+    "Protocol",
+    "ScoreName",
     "SegmentationConfig",
     "SegmentationTraining",
     "SegmenterConfig",

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mgcda_core.config.chain import PROFILES, ConfigError, DissimilarityConfig, SegmenterConfig
 from mgcda_core.config.data import AugmentConfig, DataConfig
+from mgcda_core.config.evaluation import EvaluationSet
 
 
 @dataclass(frozen=True)
@@ -254,24 +255,6 @@ class DissimilarityTraining:
             raise ConfigError(f"loop.batch is {self.loop.batch}: it must be even, half of each domain")
         if self.crop and (self.crop[0] % 8 or self.crop[1] % 8):
             raise ConfigError(f"crop is {self.crop}: height and width must be multiples of 8")
-
-
-@dataclass(frozen=True)
-class EvaluationSet:
-    """One labelled set the ladder is measured on, as `mgcda eval --dataset folder` takes it."""
-
-    name: str
-    """Its columns in the table."""
-    images: str
-    """Folder of images."""
-    masks: str
-    """Folder of masks of the same stems."""
-    anomaly_values: tuple[int, ...] = (1,)
-    """Mask values that mean anomaly."""
-    ignore_values: tuple[int, ...] = (255,)
-    """Mask values that are not counted."""
-    normal_values: tuple[int, ...] = (0,)
-    """Mask values that mean normal."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mgcda_core.data.rendered_bag import ANOMALY_TOPIC, IMAGE_TOPIC
-from mgcda_core.evaluation.evaluate import Scorer, open_scorer
 from mgcda_core.evaluation.pixel_metrics import PixelMetrics
+from mgcda_core.evaluation.scorers import Scorer, open_scorer
 from mgcda_core.inference.draw import Mp4Writer, contact_sheet, overlay, write_png
 from mgcda_core.inference.encodings import to_rgb
 from mgcda_core.prediction import Prediction
