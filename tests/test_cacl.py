@@ -33,9 +33,9 @@ def _image(ah: int, ae: int, nh: int, ne: int, ignored: int = 50) -> tuple[Tenso
     return label[order].view(1, -1), prediction[order].view(1, -1)
 
 
-def _draw(*pools: int, number: int = 0, **changes: Any) -> tuple[ImageSets, Tensor, Tensor]:
+def _draw(*pools: int, number: int = 0, any_positive: bool = False, **changes: Any) -> tuple[ImageSets, Tensor, Tensor]:
     label, prediction = _image(*pools)
-    sets = sample(label, prediction, CaclConfig(**changes), generator_for(0, 0, number))
+    sets = sample(label, prediction, CaclConfig(**changes), generator_for(0, 0, number), any_positive)
     return sets, label.flatten(), prediction.flatten()
 
 
@@ -96,6 +96,22 @@ def test_random_samplers_ignore_hard_and_easy(sampler: str) -> None:
     assert sets.pools == {"AH": 900, "AE": 300, "NH": 300, "NE": 900}
     scarce = _draw(130, 0, 0, 10, sampler=sampler)[0]
     assert (len(scarce.anchors), len(scarce.positives), len(scarce.negatives)) == (43, 87, 10)
+
+
+def test_early_on_missed_anomalies_serve_as_positives() -> None:
+    sets, label, called = _draw(300, 0, 999, 999, any_positive=True)
+    assert (len(sets.anchors), len(sets.positives), len(sets.negatives)) == (50, 100, 400)
+    assert (label[sets.positives] == 1).all() and not called[sets.positives].any()
+    assert called[sets.negatives].sum() == 100  # hard and easy negatives stay apart
+    assert sets.pools == {"AH": 300, "AE": 0, "NH": 999, "NE": 999}
+
+
+@pytest.mark.parametrize(("step", "active"), [(0, 1), (4, 1), (5, 0)])
+def test_early_ends_at_the_step_of_the_configuration(step: int, active: int) -> None:
+    batch = _batch([True] * 4)
+    batch["logits"][:, 1] = -9
+    _, log = Cacl(12, CaclConfig(any_positive_until=5))(**batch, step=step)
+    assert int(log["cacl_active"]) == active
 
 
 def test_every_pixel_of_a_pool_is_drawn_equally_often() -> None:

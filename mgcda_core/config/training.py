@@ -200,6 +200,9 @@ class CaclConfig:
     """N^n_e: other normal pixels an image; None: 6 N^a."""
     top_up: bool = False
     """Missing hard negatives are replaced by easy ones."""
+    any_positive_until: int = 0
+    """Up to this step the hard anomalous pixels serve as positives too: before the network finds any anomaly there are
+    no easy ones, and the loss is 0."""
     projection: tuple[int, int] = (64, 128)
     """Channels of the projector's two layers."""
     gather: bool = True

@@ -42,21 +42,25 @@ def generator_for(seed: int, step: int, sample_id: int) -> torch.Generator:
     return generator.manual_seed(int(np.random.SeedSequence((seed, step, sample_id)).generate_state(1)[0]))
 
 
-def sample(label: Tensor, prediction: Tensor, config: CaclConfig, generator: torch.Generator) -> ImageSets:
+def sample(
+    label: Tensor, prediction: Tensor, config: CaclConfig, generator: torch.Generator, any_positive: bool = False
+) -> ImageSets:
     """Anchors, positives and negatives of one image, uniform without replacement within each pool (appendix B).
 
     label [h, w] 0, 1 or 255; prediction [h, w] bool, True = anomalous; both on the CPU. A pool smaller than its quota
     is taken whole; AE too small for anchors and positives is shared in their wanted ratio; AH fills up missing anchors.
     The random samplers draw the same counts whatever was predicted: one pool of anomalous pixels, one of normal ones.
+    So does `any_positive` with the anomalous ones: early in a training nothing is found yet, and AE is empty.
     """
     anomalous, normal, called = (label == 1).numpy(), (label == 0).numpy(), prediction.numpy()
     masks = (anomalous & ~called, anomalous & called, normal & called, normal & ~called)
     ah, ae, nh, ne = (torch.from_numpy(np.flatnonzero(mask)) for mask in masks)  # ten times faster than Tensor.nonzero
     pools = {"AH": len(ah), "AE": len(ae), "NH": len(nh), "NE": len(ne)}
     anchor_quota, positive_quota, hard_quota, easy_quota = config.quotas()
+    if any_positive or config.sampler != "anomaly_aware":
+        ae, ah = torch.cat([ah, ae]), ah[:0]
     if config.sampler != "anomaly_aware":
-        ae, ne = torch.cat([ah, ae]), torch.cat([nh, ne])
-        ah, nh = ah[:0], nh[:0]
+        ne, nh = torch.cat([nh, ne]), nh[:0]
         hard_quota, easy_quota = 0, hard_quota + easy_quota
     wanted = anchor_quota - min(anchor_quota // 2, len(ah))
     both = wanted + positive_quota
@@ -141,6 +145,7 @@ class Cacl(nn.Module):
         label: Tensor,
         in_v: Tensor,
         generators: Sequence[torch.Generator],
+        step: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Unweighted loss, float32, and for the log L_CAC, cacl_active (1 if any domain has a term), the numbers of
         anchors, positives and negatives drawn, and the pool sizes AH, AE, NH, NE, both of this process's images.
@@ -154,7 +159,8 @@ class Cacl(nn.Module):
             raise ValueError(f"cacl needs decoder feature, logits and label of one size, got {shapes}")
         labels, predictions = label.to("cpu", torch.uint8), (logits[:, 1] > logits[:, 0]).cpu()
         images = zip(labels, predictions, generators, strict=True)
-        sets = [sample(label, prediction, self.config, generator) for label, prediction, generator in images]
+        early = step < self.config.any_positive_until
+        sets = [sample(label, prediction, self.config, generator, early) for label, prediction, generator in images]
         parts = [part for s in sets for part in (s.anchors, s.positives, s.negatives)]
         counts = torch.tensor([len(part) for part in parts])
         image = torch.arange(len(sets)).repeat_interleave(3).repeat_interleave(counts).to(logits.device)

@@ -79,7 +79,7 @@ class DissimilarityObjective(Objective):
             losses |= {"adversary": aligned.classifiers, **aligned.log}
         if isinstance(self.assistant, Cacl) and self.config.cacl is not None:
             generators = [generator_for(self.config.loop.seed, self.step, int(n)) for n in number]
-            contrast, log = self.assistant(decoder_feature, logits, label, in_v, generators)
+            contrast, log = self.assistant(decoder_feature, logits, label, in_v, generators, self.step)
             total = total + self.config.cacl.weight * contrast
             losses |= log
         return {"loss": total, **losses, **_rates(logits, label)}
