@@ -51,6 +51,19 @@ def test_confident_pixels_keep_their_order_and_stay_finite() -> None:
     assert torch.all(entropy(logits) >= 0)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e4, 1e30])
+def test_saturated_and_vanishing_logits_stay_finite_and_in_range(scale: float) -> None:
+    signs = torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0], [0.0, -1.0, -1.0]]).T.view(1, 3, 1, 3)
+    for name, score in BASELINES.items():
+        values = score(scale * signs)
+        assert torch.isfinite(values).all(), name
+        if name in ("msp", "entropy"):
+            assert ((values >= 0) & (values <= 1)).all(), name
+    if scale > 1:  # a tie of two, one class alone, one class alone
+        torch.testing.assert_close(msp(scale * signs)[0, 0], torch.tensor([0.5, 0.0, 0.0]))
+        torch.testing.assert_close(entropy(scale * signs)[0, 0], torch.tensor([math.log(2) / math.log(3), 0.0, 0.0]))
+
+
 def test_half_precision_logits_are_scored_in_float32() -> None:
     logits = random_logits().half()
     for name, score in BASELINES.items():

@@ -50,12 +50,8 @@ class Stages:
     """float32 [B, 1, h, w]: the perceptual difference before any per-image scaling."""
 
 
-class AnomalySegmenter(nn.Module):
-    """Segmentation -> synthesis -> uncertainty -> dissimilarity (SynBoost's chain, which MGCDA trains; spec 1.0).
-
-    Holds `segmentation`, `generator`, `style_encoder`, `dissimilarity` and, with `perceptual: vgg19`, `perceptual`.
-    Only the dissimilarity network is trained by MGCDA; `stages` runs the frozen part, `compare` the trained one.
-    """
+class ClosedSetSegmenter(nn.Module):
+    """The chain's first part alone, `segmentation`: all that a baseline of the segmentation network needs."""
 
     mean: Tensor
     std: Tensor
@@ -64,13 +60,45 @@ class AnomalySegmenter(nn.Module):
         super().__init__()
         self.config = config
         self.segmentation = build_segmentation(config.segmentation, auxiliary=False)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    def segmentation_logits(self, image: Tensor) -> Tensor:
+        """Closed-set logits float32 [B, 19, hw, ww] at the working size of uint8 [B, 3, H, W] RGB."""
+        return self.segmentation(self._segmentation_input(self.resized(image))).float()
+
+    def resized(self, image: Tensor) -> Tensor:
+        """uint8 [B, 3, H, W] -> float32 [B, 3, hw, ww] in 0..255 at the segmentation's working size."""
+        size = self.config.segmentation.size
+        if self.config.scaling == "reference":
+            return resize.resize_bicubic_u8(image, size).float()
+        return F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))
+
+    def normalise(self, image01: Tensor) -> Tensor:
+        """ImageNet normalisation of [B, 3, h, w] in [0, 1]."""
+        return (image01 - self.mean) / self.std
+
+    def _segmentation_input(self, resized: Tensor) -> Tensor:
+        return self._segmentation_range(resized / 255)
+
+    def _segmentation_range(self, image01: Tensor) -> Tensor:
+        return self.normalise(image01) if self.config.segmentation.normalise == "imagenet" else image01
+
+
+class AnomalySegmenter(ClosedSetSegmenter):
+    """Segmentation -> synthesis -> uncertainty -> dissimilarity (SynBoost's chain, which MGCDA trains; spec 1.0).
+
+    Holds `segmentation`, `generator`, `style_encoder`, `dissimilarity` and, with `perceptual: vgg19`, `perceptual`.
+    Only the dissimilarity network is trained by MGCDA; `stages` runs the frozen part, `compare` the trained one.
+    """
+
+    def __init__(self, config: SegmenterConfig) -> None:
+        super().__init__(config)
         self.generator = Generator(config.synthesis)
         self.style_encoder = StyleEncoder(config.synthesis)
         self.dissimilarity = DissimilarityNet(config.dissimilarity, config.segmentation.num_classes)
         if config.perceptual == "vgg19":
             self.perceptual = uncertainty.PerceptualDifference(Vgg19Slices())
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
         """Anomaly logits of a batch of images.
@@ -103,32 +131,16 @@ class AnomalySegmenter(nn.Module):
             return F.interpolate(difference, size, mode="bilinear", align_corners=False)[:, 0]
         return torch.logit(self.ensemble_score(logits, stages, size), eps=1e-6)
 
-    def ensemble_score(self, logits: Tensor, stages: Stages, size: tuple[int, int]) -> Tensor:
-        """(1 - w) * softmax class 1 + w * entropy, resized bicubically to [B, H, W]; may leave [0, 1] by a little."""
-        weight = self.config.entropy_weight
+    def ensemble_score(
+        self, logits: Tensor, stages: Stages, size: tuple[int, int], weight: float | None = None
+    ) -> Tensor:
+        """(1 - w) * softmax class 1 + w * entropy, resized bicubically to [B, H, W]; may leave [0, 1] by a little.
+
+        w is `weight`, or the configuration's `entropy_weight`.
+        """
+        weight = self.config.entropy_weight if weight is None else weight
         score = (1 - weight) * logits.float().softmax(1)[:, 1:] + weight * stages.prior[:, :1]
         return resize.resize_bicubic_float(score, size)[:, 0]
-
-    def segmentation_logits(self, image: Tensor) -> Tensor:
-        """Closed-set logits float32 [B, 19, hw, ww] at the working size of uint8 [B, 3, H, W] RGB."""
-        return self.segmentation(self._segmentation_input(self.resized(image))).float()
-
-    def resized(self, image: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> float32 [B, 3, hw, ww] in 0..255 at the segmentation's working size."""
-        size = self.config.segmentation.size
-        if self.config.scaling == "reference":
-            return resize.resize_bicubic_u8(image, size).float()
-        return F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))
-
-    def normalise(self, image01: Tensor) -> Tensor:
-        """ImageNet normalisation of [B, 3, h, w] in [0, 1]."""
-        return (image01 - self.mean) / self.std
-
-    def _segmentation_input(self, resized: Tensor) -> Tensor:
-        return self._segmentation_range(resized / 255)
-
-    def _segmentation_range(self, image01: Tensor) -> Tensor:
-        return self.normalise(image01) if self.config.segmentation.normalise == "imagenet" else image01
 
     def _style(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mu, logvar = self.style_encoder(image)

@@ -86,12 +86,6 @@ def set_generator_state(state: Tensor, device: torch.device) -> None:
         torch.cuda.set_rng_state(gpu.clone(), device)
 
 
-def weights_file(run_or_file: str) -> Path | str:
-    """The weights of a finished run when given its folder; anything else is left to `load_weights`."""
-    path = Path(run_or_file)
-    return path / "weights.safetensors" if path.is_dir() else run_or_file
-
-
 def _remove(checkpoint: Path) -> None:
     """Out of sight first: a kill in between must not leave half a checkpoint under a name that is read."""
     gone = checkpoint.with_name(".checkpoint-old")

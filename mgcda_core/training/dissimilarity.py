@@ -24,7 +24,6 @@ from mgcda_core.methods import mdat
 from mgcda_core.methods.cacl import Cacl, generator_for
 from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs
-from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.domain_samples import DomainSamples
 from mgcda_core.training.held_out import best_threshold, validate, write_picture
 from mgcda_core.training.loop import Objective, fit
@@ -122,7 +121,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     start_run(run, config, resume=resume)
     fabric = open_fabric(config.loop, multiple=2 if config.mdat else 1)  # MDAT's means need both domains equally
     torch.manual_seed(config.loop.seed)
-    loaded = load_weights(weights_file(config.weights))
+    loaded = load_weights(config.weights)
     segmenter = dataclasses.replace(loaded.config, dissimilarity=config.dissimilarity or loaded.config.dissimilarity)
     frozen = frozen_state(loaded.state)
     digest = frozen_sha256(loaded)

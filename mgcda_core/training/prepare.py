@@ -24,7 +24,6 @@ from mgcda_core.labels import IGNORE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
 from mgcda_core.models.loading import load_strict
 from mgcda_core.training.cache import Manifest, shard_path, to_maps, write_shard
-from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.domains import Domain, TrainingComposite
 from mgcda_core.weights.resolve import Weights, load_weights
 
@@ -67,7 +66,7 @@ def load_frozen(weights: str, size: tuple[int, int] | None = None) -> tuple[Anom
     `size` replaces the dissimilarity network's working size. The sum is over the frozen networks alone: another
     dissimilarity network beside them does not change it.
     """
-    loaded = load_weights(weights_file(weights))
+    loaded = load_weights(weights)
     frozen = frozen_state(loaded.state)
     chain = AnomalySegmenter(_resized(loaded.config, size))
     for part in dict.fromkeys(key.split(".")[0] for key in frozen):

@@ -22,7 +22,6 @@ from mgcda_core.data.sample import Scenes
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.segmentation import build_segmentation
-from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.training.samples import SceneSamples, SceneSet
@@ -137,7 +136,7 @@ def start_network(config: SegmentationTraining) -> tuple[SegmenterConfig, nn.Mod
     `initial` from the weights at its source, any other network at random.
     """
     segmentation = config.segmenter.segmentation
-    loaded = load_weights(weights_file(config.initial)) if config.initial else None
+    loaded = load_weights(config.initial) if config.initial else None
     if segmentation.architecture == "huggingface":
         from mgcda_core.models.segmentation.huggingface import training_configuration
 

@@ -22,7 +22,6 @@ from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.discriminator import Discriminator
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.synthesis import MAP_CHANNELS
-from mgcda_core.training.checkpoint import weights_file
 from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.training.samples import SceneSamples
@@ -133,7 +132,7 @@ def train(config: SynthesisTraining, run: Path, resume: bool = False) -> None:
     """
     start_run(run, config, resume=resume)
     torch.manual_seed(config.loop.seed)
-    loaded = load_weights(weights_file(config.weights))
+    loaded = load_weights(config.weights)
     segmenter = dataclasses.replace(config.segmenter, segmentation=loaded.config.segmentation)
     chain = AnomalySegmenter(segmenter)
     parts = ["segmentation", "generator", "style_encoder"] if config.resynthesise else ["segmentation"]

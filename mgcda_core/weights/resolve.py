@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = "1"
+RUN_FILE = "weights.safetensors"
+"""What a finished training leaves in its folder."""
 _SHIPPED = Path(__file__).parent
 _CHUNK = 1 << 20
 _HEADER_BYTES = 8  # little-endian length of the JSON header in front of every safetensors file
@@ -46,12 +48,14 @@ class Weights:
     name: str
     sha256: str
     """Of the file, 64 hexadecimal digits."""
+    path: Path
+    """The file itself, for messages."""
     metadata: dict[str, str]
     """Everything else the file says about itself (licence, data, metrics ...)."""
 
 
 def load_weights(name_or_path: str | Path) -> Weights:
-    """Weights of a shipped name ("lite"), a .safetensors path, or https://...#sha256=<64 hex digits>.
+    """Weights of a shipped name ("lite"), a .safetensors path, a run's folder, or https://...#sha256=<64 hex digits>.
 
     A shipped file and a download are read only if their checksum fits. Raises WeightsError for an unknown name, a
     wrong checksum or a damaged file, FileNotFoundError for a path that is not there.
@@ -64,8 +68,10 @@ def load_weights(name_or_path: str | Path) -> Weights:
         return _read(_SHIPPED / f"{text}.safetensors", _shipped_checksum(text))
     if path.is_file():
         return _read(path, None)
+    if (path / RUN_FILE).is_file():
+        return _read(path / RUN_FILE, None)
     if path.is_dir():
-        raise WeightsError(f"{path} is a folder; name the .safetensors file in it")
+        raise WeightsError(f"{path} is a folder without {RUN_FILE}, which a finished run has; name a .safetensors file")
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"no weights file at {path}")
     raise WeightsError(
@@ -144,7 +150,7 @@ def _read(path: Path, expected: str | None) -> Weights:
         raise WeightsError(f"{path} is no complete safetensors file ({error}); get it again") from error
     config = _config(path, metadata)
     state = {key: value.to(torch.float32) if value.is_floating_point() else value for key, value in state.items()}
-    return Weights(state, config, metadata.pop("name", path.stem), found, metadata)
+    return Weights(state, config, metadata.pop("name", path.stem), found, path, metadata)
 
 
 def _config(path: Path, metadata: dict[str, str]) -> SegmenterConfig:
@@ -166,8 +172,9 @@ def _config(path: Path, metadata: dict[str, str]) -> SegmenterConfig:
 def _refuse_pickle(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES + 1)
-    # A safetensors header may begin with the same bytes, but its JSON opens right behind the length.
-    if start.startswith((b"PK\x03\x04", b"\x80")) and not start.endswith(b"{"):
+    # A safetensors header may begin with the same bytes, but its JSON opens right behind the length; a file cut off
+    # before that point could be either and holds nothing.
+    if len(start) > _HEADER_BYTES and start.startswith((b"PK\x03\x04", b"\x80")) and not start.endswith(b"{"):
         raise WeightsError(
             f"{path} is a PyTorch pickle, which can run code when it is opened, and is refused; give a .safetensors "
             "file (published SynBoost checkpoints: mgcda import synboost)"
