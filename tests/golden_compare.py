@@ -101,8 +101,6 @@ class Outcome:
     measured: list[tuple[str, float, float]] = field(default_factory=list)
     """Array, error, tolerance."""
     problems: list[str] = field(default_factory=list)
-    not_run: list[str] = field(default_factory=list)
-    """Parts of the recording that nothing here computes yet."""
 
 
 def compare(arrays: Mapping[str, np.ndarray], outcome: Outcome) -> None:

@@ -2,35 +2,46 @@
 
 Convention of every number: label 1 is positive, 0 negative, 255 left out; a higher score is more anomalous; equal
 scores are one tie group; AP is the step sum (as in scikit-learn); FPR95 is the false positive rate at the first
-threshold whose recall reaches 0.95 (Fishyscapes). Never average these over images: pool, as `PixelMetrics` does.
+threshold whose recall reaches 0.95 (Fishyscapes) unless another convention is asked for by name (`fpr95_index` has
+them). Never average these over images: pool, as `PixelMetrics` does.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from collections.abc import Iterator
 
 import numpy as np
 
+from mgcda_core.config import Fpr95Convention
+from mgcda_core.evaluation.pixel_curve import (
+    PixelScores,
+    ap_bound,
+    best_f1_index,
+    fpr95_bound,
+    fpr95_index,
+    pixel_scores,
+    shared_histogram,
+    thin,
+)
+from mgcda_core.evaluation.results import Curves
+from mgcda_core.evaluation.score_buckets import BUCKETS, LOW_BITS, Mode, bucket_threshold, score_bucket, score_key
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 
-BUCKETS = 1 << 20
-_HALF_BITS = 0x3F000000  # float32 bits of 0.5
+__all__ = [
+    "BUCKETS",
+    "ExactMetrics",
+    "Fpr95SecondPass",
+    "PixelMetrics",
+    "PixelScores",
+    "bucket_threshold",
+    "counted_pixels",
+    "exact",
+    "score_bucket",
+]
+_AT_A_TIME = 1 << 16  # pixels whose keys stay in the processor's cache
 
 
-class PixelScores(TypedDict):
-    """Metrics as fractions in [0, 1]; NaN, with the reason, where a set has no positives or no negatives."""
-
-    ap: float
-    fpr95: float
-    auroc: float
-    pixels: int
-    positives: int
-    reason: str | None
-    ap_bound: float
-    fpr95_bound: float
-
-
-def exact(score: np.ndarray, label: np.ndarray) -> PixelScores:
+def exact(score: np.ndarray, label: np.ndarray, convention: Fpr95Convention = "first_ge") -> PixelScores:
     """Exact metrics of one array of scores (spec 5.1).
 
     `score` is any float array (cast to float32), `label` of the same shape with the values 0, 1, 255. Both bounds of
@@ -38,7 +49,7 @@ def exact(score: np.ndarray, label: np.ndarray) -> PixelScores:
     """
     metrics = ExactMetrics()
     metrics.update(score, label)
-    return metrics.compute()
+    return metrics.compute(convention)
 
 
 class ExactMetrics:
@@ -51,7 +62,7 @@ class ExactMetrics:
 
     def update(self, score: np.ndarray, label: np.ndarray) -> None:
         """Add one image; the arguments and errors of `exact`."""
-        counted, positive = _counted(score, label)
+        counted, positive = counted_pixels(score, label)
         self._positives.append(counted[positive])
         self._negatives.append(counted[~positive])
         self.pixels += counted.size
@@ -62,37 +73,39 @@ class ExactMetrics:
         self._negatives += other._negatives
         self.pixels += other.pixels
 
-    def compute(self) -> PixelScores:
+    def compute(self, convention: Fpr95Convention = "first_ge") -> PixelScores:
         """Metrics of everything added so far; both bounds are 0."""
         positives, negatives = (
             np.sort(np.concatenate(part or [np.empty(0, np.float32)])) for part in (self._positives, self._negatives)
         )
-        result = _empty(positives.size, negatives.size)
-        if result["reason"] is None:
-            # Recall only changes at a positive's score, so these thresholds are all there is to know.
-            values, counts = np.unique(positives, return_counts=True)
-            below, up_to = (np.searchsorted(negatives, values, side) for side in ("left", "right"))
-            tp, fp = np.cumsum(counts[::-1]), (negatives.size - below)[::-1]
-            result["ap"] = float(np.sum(counts[::-1] * (tp / (tp + fp))) / positives.size)
-            result["fpr95"] = float(fp[_first_95(tp)] / negatives.size)
-            result["auroc"] = float(np.sum(counts * (below + up_to)) / (2.0 * positives.size * negatives.size))
-        return result
+        # Recall only changes at a positive's score. Each gives two points: just above it, where the negatives between
+        # it and the next higher positive are counted, and at it; a last one adds the negatives below all of them.
+        values, counts = np.unique(positives, return_counts=True)
+        at, above = (negatives.size - np.searchsorted(negatives, values, side)[::-1] for side in ("left", "right"))
+        tp = np.concatenate([[0], np.repeat(np.cumsum(counts[::-1]), 2)])
+        fp = np.append(np.stack([above, at], axis=1).ravel(), negatives.size)
+        return pixel_scores(tp, fp, convention)
 
 
 class PixelMetrics:
     """Bounded-memory metrics: two histograms over 2^20 order-preserving buckets, 16 MiB whatever the set (spec 5.2).
 
-    mode "logits" takes unbounded scores (logits, energy, max-logit): the top 20 bits of the ordered float32. mode
-    "unit" takes scores that exist only in [0, 1] (softmax probabilities) and is as fine near 1 as near 0. A bucket
-    counts as one tie group; `compute` says by how much that can have changed AP and FPR95.
+    mode "logits" takes unbounded scores (logits, energy, max-logit), mode "unit" scores that exist only in [0, 1]
+    (softmax probabilities). A bucket counts as one tie group; `compute` says by how much that can have changed AP and
+    FPR95, `fpr95_second_pass` makes FPR95 exact.
     """
 
-    def __init__(self, mode: Literal["logits", "unit"] = "logits") -> None:
-        if mode not in ("logits", "unit"):
+    def __init__(self, mode: Mode = "logits") -> None:
+        if mode not in LOW_BITS:
             raise ValueError(f"mode is {mode!r}; it must be 'logits' (unbounded scores) or 'unit' (scores in [0, 1])")
-        self.mode = mode
+        self.mode: Mode = mode
         self.positives = np.zeros(BUCKETS, np.int64)
         self.negatives = np.zeros(BUCKETS, np.int64)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """int64 [2, 2^20]: negatives and positives of each bucket."""
+        return np.stack([self.negatives, self.positives])
 
     def update(self, score: np.ndarray, label: np.ndarray) -> None:
         """Add one image: `score` float [H, W], `label` [H, W] in {0, 1, 255}.
@@ -100,11 +113,10 @@ class PixelMetrics:
         Raises ValueError for NaN scores under a counted label, other label values, unequal shapes, and in mode "unit"
         for scores outside [0, 1]. The state is unchanged after an error.
         """
-        counted, positive = _counted(score, label)
-        bucket = _unit_bucket(counted) if self.mode == "unit" else _logit_bucket(counted)
-        both = np.bincount(bucket + positive * np.int64(BUCKETS), minlength=2 * BUCKETS)
-        self.negatives += both[:BUCKETS]
-        self.positives += both[BUCKETS:]
+        pieces = _pieces(*counted_pixels(score, label))
+        for bucket, positive in [(score_bucket(counted, self.mode), positive) for counted, positive in pieces]:
+            np.add.at(self.positives, bucket[positive], 1)
+            np.add.at(self.negatives, bucket[~positive], 1)
 
     def merge(self, other: PixelMetrics) -> None:
         """Add the counts of another accumulator, for example of a second process; order does not matter."""
@@ -113,20 +125,117 @@ class PixelMetrics:
         self.positives += other.positives
         self.negatives += other.negatives
 
-    def compute(self) -> PixelScores:
+    def compute(self, convention: Fpr95Convention = "first_ge") -> PixelScores:
         """Metrics of everything added so far, with the largest possible error of AP and FPR95 against `exact`."""
-        filled = np.flatnonzero(self.positives + self.negatives)[::-1]
-        positives, negatives = self.positives[filled], self.negatives[filled]
-        tp, fp = np.cumsum(positives), np.cumsum(negatives)
-        result = _from_curve(tp, fp)
+        _, tp, fp = self._curve()
+        result = pixel_scores(tp, fp, convention)
         if result["reason"] is None:
-            result["ap_bound"] = _ap_bound(tp, fp, positives, negatives)
-            result["fpr95_bound"] = float(negatives[_first_95(tp)] / fp[-1])
+            result["ap_bound"] = ap_bound(tp, fp)
+            result["fpr95_bound"] = fpr95_bound(tp, fp, convention)
         return result
 
+    def curves(self, points: int = 512, bins: int = 100) -> Curves:
+        """Curves of about `points` points and histograms of `bins` bins; ValueError for a one-sided set.
 
-def _counted(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels that count, flat: float32 scores and bool positives."""
+        The histograms span the central 99.8 % of each side, what lies outside is counted in the outermost bins.
+        """
+        filled, tp, fp = self._two_sided_curve()
+        kept, rising = thin(tp, fp, points), filled[::-1]
+        edges, normal, anomalous = shared_histogram(
+            bucket_threshold(rising, self.mode), self.positives[rising], self.negatives[rising], bins
+        )
+        columns = (
+            bucket_threshold(filled[kept], self.mode),
+            tp[kept] / (tp[kept] + fp[kept]),
+            tp[kept] / tp[-1],
+            fp[kept] / fp[-1],
+            edges,
+            normal,
+            anomalous,
+        )
+        return Curves(*(tuple(float(v) for v in column) for column in columns))
+
+    def best_f1_threshold(self) -> float:
+        """The float32 score t for which `score >= t` has the highest pixel F1, the highest of equals.
+
+        Raises ValueError for a set without positives or without negatives.
+        """
+        filled, tp, fp = self._two_sided_curve()
+        return float(bucket_threshold(filled[best_f1_index(tp, fp)], self.mode))
+
+    def fpr95_second_pass(self) -> Fpr95SecondPass:
+        """What makes FPR95 exact if it is shown the same images again; ValueError for a one-sided set."""
+        return Fpr95SecondPass(self.mode, *self._two_sided_curve())
+
+    def _curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Filled buckets, the highest first, and the true and false positives down to each."""
+        filled = np.flatnonzero(self.positives + self.negatives)[::-1]
+        return filled, np.cumsum(self.positives[filled]), np.cumsum(self.negatives[filled])
+
+    def _two_sided_curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        filled, tp, fp = self._curve()
+        reason = pixel_scores(tp, fp, "first_ge")["reason"]
+        if reason is not None:
+            raise ValueError(f"there is no curve: {reason}")
+        return filled, tp, fp
+
+
+class Fpr95SecondPass:
+    """Exact FPR95 of a set seen before: the scores within the two buckets that can hold its threshold (spec 5.2).
+
+    Those are the bucket in which recall passes 0.95 and, for the nearest recall, the next lower one with a positive;
+    within a bucket every score has a key of its own.
+    """
+
+    def __init__(self, mode: Mode, filled: np.ndarray, tp: np.ndarray, fp: np.ndarray) -> None:
+        self.mode: Mode = mode
+        self._positives, self._negatives = int(tp[-1]), int(fp[-1])
+        crossing = fpr95_index(tp, self._positives, "first_ge")
+        following = min(int(np.searchsorted(tp, tp[crossing], side="right")), tp.size - 1)
+        watched = sorted({crossing, following})
+        self._watched = filled[watched]
+        own = np.diff([fp, tp], axis=1, prepend=0)
+        self._expected = own[:, watched].T
+        """Negatives and positives of each watched bucket."""
+        self._above = np.stack([fp, tp], axis=1)[watched] - self._expected
+        """The same of everything above it."""
+        self._counts = np.zeros((len(watched), 2, 1 << LOW_BITS[mode]), np.int64)
+
+    def update(self, score: np.ndarray, label: np.ndarray) -> None:
+        """Add one image of the first pass again; the arguments and errors of `PixelMetrics.update`."""
+        counted, positive = counted_pixels(score, label)
+        keys = np.concatenate([score_key(piece, self.mode) for piece, _ in _pieces(counted, positive)] or [counted])
+        buckets = keys >> LOW_BITS[self.mode]
+        for bucket, counts in zip(self._watched, self._counts, strict=True):
+            inside = np.flatnonzero(buckets == bucket)
+            low = keys[inside] & (counts.shape[1] - 1)
+            np.add.at(counts, (positive[inside].astype(np.int64), low), 1)
+
+    def merge(self, other: Fpr95SecondPass) -> None:
+        """Add the counts of another second pass over the same first one, for example of a second process."""
+        if not np.array_equal(self._watched, other._watched):
+            raise ValueError("cannot merge second passes over different first ones")
+        self._counts += other._counts
+
+    def compute(self, convention: Fpr95Convention = "first_ge") -> float:
+        """FPR95 as a fraction; ValueError if other scores were added than in the first pass."""
+        if not np.array_equal(self._counts.sum(axis=2), self._expected):
+            raise ValueError("the second pass saw other scores than the first; show it the same images once each")
+        within = np.cumsum(self._counts[:, :, ::-1], axis=2)
+        groups = [np.concatenate([above[:, None], above[:, None] + w], axis=1)
+                  for above, w in zip(self._above, within, strict=True)]  # fmt: skip
+        fp, tp = np.concatenate(groups, axis=1)
+        return float(fp[fpr95_index(tp, self._positives, convention)] / self._negatives)
+
+
+def _pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """The same pieces of each flat array, small enough for the processor's cache."""
+    for first in range(0, arrays[0].size, _AT_A_TIME):
+        yield tuple(array[first : first + _AT_A_TIME] for array in arrays)
+
+
+def counted_pixels(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels with label 0 or 1, flat: float32 scores and bool positives; the errors of `exact`."""
     score, label = np.asarray(score), np.asarray(label)
     if score.shape != label.shape:
         raise ValueError(f"score has shape {score.shape} but label has shape {label.shape}; they must be equal")
@@ -135,78 +244,8 @@ def _counted(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarr
     others = label[~(keep | (label == IGNORE))]
     if others.size:
         raise ValueError(f"label holds the value {others.flat[0]}; only 0 (normal), 1 (anomaly) and 255 (ignore) count")
-    # Adding +0.0 turns -0.0 into +0.0: the two compare equal, so their bit patterns must be one tie as well.
-    counted = score[keep].astype(np.float32, copy=False) + np.float32(0.0)
-    if np.isnan(counted).any():
-        raise ValueError(f"{int(np.isnan(counted).sum())} of {counted.size} scores are NaN; check the network's output")
+    counted = score[keep].astype(np.float32, copy=False)
+    nan = np.isnan(counted)
+    if nan.any():
+        raise ValueError(f"{int(nan.sum())} of {counted.size} scores are NaN; check the network's output")
     return counted, positive[keep]
-
-
-def _logit_bucket(score: np.ndarray) -> np.ndarray:
-    """Bucket of an unbounded float32 score: sign-flipped bits order like the numbers themselves."""
-    bits = score.view(np.uint32)
-    key = bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
-    return (key >> 12).astype(np.int64)
-
-
-def _unit_bucket(score: np.ndarray) -> np.ndarray:
-    """Bucket of a float32 score in [0, 1]: the bits of s up to 0.5, beyond it the mirrored bits of 1 - s.
-
-    1 - s is exact in float32 for s > 0.5. The mirror image is taken at the bits of 0.5, so that the upper half follows
-    the lower one; the key ends at twice those bits and 11 bits less fill the 2^20 buckets.
-    """
-    if score.size and (score.min() < 0.0 or score.max() > 1.0):
-        raise ValueError(
-            f"scores reach from {score.min():g} to {score.max():g}, outside [0, 1]; use PixelMetrics(mode='logits')"
-        )
-    upper = score > 0.5
-    bits = np.where(upper, np.float32(1.0) - score, score).view(np.uint32).astype(np.int64)
-    return np.where(upper, 2 * _HALF_BITS - bits, bits) >> 11
-
-
-def _first_95(tp: np.ndarray) -> int:
-    """Index of the first threshold with recall >= 0.95 in cumulated true positives that end above 0."""
-    return int(np.searchsorted(tp / tp[-1], 0.95, side="left"))
-
-
-def _empty(positives: int, negatives: int) -> PixelScores:
-    """Result with the counts and, if there can be no metrics, the reason; the rest is to be filled in."""
-    missing = [name for name, count in (("positives", positives), ("negatives", negatives)) if not count]
-    return PixelScores(
-        ap=float("nan"),
-        fpr95=float("nan"),
-        auroc=float("nan"),
-        pixels=positives + negatives,
-        positives=positives,
-        reason=f"no {' and no '.join(missing)} among the counted pixels" if missing else None,
-        ap_bound=0.0,
-        fpr95_bound=0.0,
-    )
-
-
-def _ap_bound(tp: np.ndarray, fp: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Largest |exact AP - bucketed AP|, from the best and the worst order of the pixels within each bucket.
-
-    Best: the bucket's positives come first, as one tie. Worst: its negatives come first, then the positives one by
-    one; sum_i (a + i) / (a + i + F) is bounded from below by an integral, p - F ln(1 + p / (a + F)).
-    """
-    before = tp - positives
-    bucketed = positives * (tp / (tp + fp))
-    best = positives * (tp / np.maximum(tp + fp - negatives, 1))
-    worst = positives - fp * np.log1p(positives / np.maximum(before + fp, 1))
-    mixed = (positives > 0) & (negatives > 0)
-    gap = max(np.sum((best - bucketed)[mixed]), np.sum((bucketed - worst)[mixed]))
-    return float(gap / tp[-1])
-
-
-def _from_curve(tp: np.ndarray, fp: np.ndarray) -> PixelScores:
-    """Metrics from true and false positives cumulated over the tie groups, the highest score first."""
-    positives, negatives = (int(tp[-1]), int(fp[-1])) if tp.size else (0, 0)
-    result = _empty(positives, negatives)
-    if result["reason"] is None:
-        recall, fall_out = tp / positives, fp / negatives
-        result["ap"] = float(np.sum(np.diff(tp, prepend=0) * (tp / (tp + fp))) / positives)
-        result["fpr95"] = float(fall_out[_first_95(tp)])
-        heights = (recall + np.append(0.0, recall[:-1])) / 2.0
-        result["auroc"] = float(np.sum(np.diff(fall_out, prepend=0.0) * heights))
-    return result

@@ -65,6 +65,8 @@ class ComponentScores:
     """sIoU threshold ("0.25" to "0.75") -> F1."""
     objects: int
     predictions: int
+    at_threshold: float = 0.0
+    """Share of the counted pixels whose score is the threshold itself: where it is large, >= and > differ much."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class Result:
     seconds: float
     rows: tuple[ImageRow, ...] = ()
     curves: Curves | None = None
+    threshold_source: str = ""
+    """Where the threshold comes from: the weights' own, as given, best pixel F1 of the set."""
+    left_out: int = 0
+    """Images without a figure of their own, left out of the means of a protocol that averages over images."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the per-image rows included, the curves not."""
