@@ -29,7 +29,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["mgcda_ros", "mgcda_ros.*", "mgcda_core", "mgcda_core.*"]),
     package_data={
-        "mgcda_core": ["py.typed", "weights/*.safetensors", "weights/*.json", "weights/*.md"],
+        "mgcda_core": [
+            "py.typed", "weights/*.safetensors", "weights/*.json", "weights/*.md", "evaluation/report_page/*",
+        ],
         "mgcda_ros": ["py.typed"],
     },
     data_files=[
