@@ -36,12 +36,14 @@ $(STAMP): requirements-dev.txt constraints.txt setup.py setup.cfg
 	@touch $@
 
 demo: $(STAMP)
-	@rm -rf $(OUT)/report.json $(OUT)/result.json $(OUT)/result.mcap $(OUT)/overlay.mp4 $(OUT)/contact_sheet.png
+	@rm -rf $(OUT)/report.json $(OUT)/result.json $(OUT)/result.mcap $(OUT)/overlay.mp4 $(OUT)/contact_sheet.png \
+	  $(OUT)/report.html
 	$(BIN)/python -m mgcda_core.cli render --out $(OUT)/drive --frames $(FRAMES)$(if $(SEED), --seed $(SEED))$(if $(SOURCE), --source "$(SOURCE)")
 	$(BIN)/python -m mgcda_ros.replay --bag $(OUT)/drive --out $(OUT)/result.mcap --rate $(RATE) \
 	  --image-topic /camera/image $(if $(filter-out lite,$(WEIGHTS)),--node-args --ros-args -p weights:=$(WEIGHTS))
-	$(BIN)/python -m mgcda_core.cli eval-bag --recorded $(OUT)/result.mcap --drive $(OUT)/drive \
+	$(BIN)/python -m mgcda_core.cli eval-bag $(OUT)/drive --image /camera/image --recorded $(OUT)/result.mcap \
 	  --result_json $(OUT)/result.json --out $(OUT) --weights $(WEIGHTS)
+	@echo "report: $(OUT)/report.html (open it in a browser), video: $(OUT)/overlay.mp4"
 
 test: lint
 	$(BIN)/python -m pytest -m "not data" $(PYTEST_ARGS)

@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 PACKAGE = "mgcda_ros"
 
 train = ["lightning-fabric>=2.4", "jsonargparse[signatures]>=4.49", "tensorboardX", "pycocotools"]
-evaluate = ["jsonargparse[signatures]>=4.49"]
+evaluate = ["jsonargparse[signatures]>=4.49", "matplotlib", "h5py", "rich"]
 export = ["onnx>=1.16", "onnxscript", "onnxruntime"]
 bag = ["rosbags>=0.10"]
 test = ["pytest", "pytest-timeout", "hypothesis", "scikit-learn"]
@@ -30,7 +30,11 @@ setup(
     packages=find_packages(include=["mgcda_ros", "mgcda_ros.*", "mgcda_core", "mgcda_core.*"]),
     package_data={
         "mgcda_core": [
-            "py.typed", "weights/*.safetensors", "weights/*.json", "weights/*.md", "evaluation/report_page/*",
+            "py.typed",
+            "weights/*.safetensors",
+            "weights/*.json",
+            "weights/*.md",
+            "evaluation/report_page/*",
         ],
         "mgcda_ros": ["py.typed"],
     },

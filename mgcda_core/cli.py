@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mgcda_core.cli_arguments import Integers, Kinds, command_arguments, config_arguments
 from mgcda_core.config import ConfigError
@@ -66,47 +66,6 @@ def predict(
             _progress(f"{writer.count} frames")
     _progress("")
     print(f"predict: frames={writer.count} saved={','.join(save)} out={out}")
-
-
-def evaluate(
-    images: Path,
-    masks: Path,
-    dataset: Literal["folder"] = "folder",
-    weights: str = "lite",
-    score: Literal["model", "msp", "maxlogit", "entropy", "energy"] = "model",
-    anomaly_values: Integers = ANOMALY,
-    ignore_values: Integers = IGNORE,
-    normal_values: Integers = NORMAL,
-    json: Path | None = None,
-    device: str = "auto",
-) -> None:
-    """Measure AP, FPR95 and AUROC on a labelled set, pooled over all its pixels.
-
-    Args:
-        images: folder of images.
-        masks: folder of masks; image and mask of a pair have the same stem, whatever the extension.
-        dataset: layout of the set; folder is the one of --images and --masks.
-        weights: a shipped name, a .safetensors path or an https url.
-        score: the whole chain (model), or a baseline of its segmentation network alone.
-        anomaly_values: comma list of the mask values that mean anomaly.
-        ignore_values: comma list of the mask values that are not counted.
-        normal_values: comma list of the mask values that mean normal; any other value is an error.
-        json: file for the report.
-        device: auto, cpu, cuda or cuda:N.
-    """
-    from mgcda_core.evaluation.evaluate import evaluate as run
-    from mgcda_core.evaluation.evaluate import write_report
-
-    report = run(
-        images, masks, weights, score, anomaly_values, ignore_values, normal_values, device,
-        progress=lambda done, total: _progress(f"{done} of {total} images"),
-    )  # fmt: skip
-    _progress("")
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes the first one speaks
-        return
-    if json is not None:
-        write_report(report, json)
-    print(report.line())
 
 
 def data_check(
@@ -168,26 +127,43 @@ def _imported(module: str, name: str) -> Callable[[], Callable[..., Any]]:
 
 COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "predict": ("anomalies of images, videos and recordings", lambda: predict),
-    "eval": ("AP, FPR95 and AUROC on a labelled set", lambda: evaluate),
+    "eval": (
+        "AP, FPR95 and AUROC on labelled sets",
+        _imported("mgcda_core.evaluation.eval_command", "evaluate_command"),
+    ),
     "train segmentation": ("train the segmentation network", lambda: _training("segmentation")),
     "train synthesis": ("train the re-synthesis", lambda: _training("synthesis")),
     "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
     "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
     "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
     "bench train": ("speed, memory and shares of a training step", _imported("mgcda_core.bench.train", "bench_train")),
+    "bench metrics": (
+        "time and memory of the pooled metrics beside scikit-learn's",
+        _imported("mgcda_core.bench.metrics", "bench_metrics"),
+    ),
+    "calibrate": (
+        "a threshold for a wanted false alarm rate on road",
+        _imported("mgcda_core.training.calibrate", "calibrate"),
+    ),
     "data check": ("what a data set holds, its faults, a sheet to look at", lambda: data_check),
     "import synboost": ("published SynBoost checkpoints to one weights file", lambda: import_synboost),
     "render": (
         "draw a road drive with its truth as a recording",
         _imported("mgcda_core.evaluation.drive", "render"),
     ),
-    "eval-bag": ("judge what the node published on a recording", _imported("mgcda_core.evaluation.bag", "judge_bag")),
+    "eval-bag": ("judge a recorded drive", _imported("mgcda_core.evaluation.bag.judge", "eval_bag")),
+    "compare-bags": (
+        "what changed between two recordings of outputs",
+        _imported("mgcda_core.evaluation.bag.compare", "compare_bags"),
+    ),
     "doctor": ("versions, devices, backends, weights", lambda: doctor),
 }
-# The one argument without a flag, and its help.
-POSITIONAL = {
-    "predict": ("source", "image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording"),
-    "import synboost": ("archive", "the published models.tar"),
+# The arguments without a flag, and their help.
+POSITIONAL: dict[str, tuple[tuple[str, str], ...]] = {
+    "predict": (("source", "image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording"),),
+    "import synboost": (("archive", "the published models.tar"),),
+    "eval-bag": (("recording", "rosbag2 recording: folder, .mcap or .db3"),),
+    "compare-bags": (("a", "outputs of the version before"), ("b", "outputs of the version after")),
 }
 
 
@@ -242,8 +218,8 @@ def _run(words: list[str]) -> int:
         return 0
     arguments = (
         config_arguments(name, rest)
-        if name.startswith("train ") or name in ("prepare", "ladder")
-        else command_arguments(name, function, rest, POSITIONAL.get(name))
+        if name.startswith("train ") or name in ("prepare", "ladder", "calibrate")
+        else command_arguments(name, function, rest, POSITIONAL.get(name, ()))
     )
     result = function(**arguments)
     if isinstance(result, Path):

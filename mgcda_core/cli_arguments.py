@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
@@ -40,25 +41,36 @@ class Kinds(tuple[str, ...]):
 
 
 def command_arguments(
-    name: str, function: Callable[..., Any], words: Sequence[str], positional: tuple[str, str] | None = None
+    name: str, function: Callable[..., Any], words: Sequence[str], positional: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
     """Keyword arguments of `function` from the words of a command line.
 
-    Flags, types and help come from the signature and the docstring; only the `positional` one has no flag. Wrong
-    use ends the program with exit code 2. `positional` is (name, help).
+    Flags, types and help come from the signature and the docstring; those in `positional`, as
+    (name, help), have no flag. Wrong use ends the program with exit code 2.
     """
     parser = _parser(name, (function.__doc__ or "").split("\n", 1)[0])
     skip: set[str | int] = set()
-    if positional:
-        kind = get_type_hints(function)[positional[0]]
-        parser.add_argument(positional[0], type=kind, metavar=positional[0].upper(), help=positional[1])
-        skip.add(positional[0])
+    kinds = get_type_hints(function)
+    for argument, text in positional:
+        parser.add_argument(argument, type=kinds[argument], metavar=argument.upper(), help=text)
+        skip.add(argument)
     parser.add_function_arguments(function, as_positional=False, skip=skip)
-    return parser.instantiate(parser.parse_args(list(words))).as_dict()
+    switches = {f"--{argument}" for argument, kind in kinds.items() if kind is bool}
+    return parser.instantiate(parser.parse_args(_switched_on(words, switches))).as_dict()
+
+
+def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
+    """The words with `--flag` spelt out as `--flag true`, which is the parser's only spelling of a bool."""
+    out = []
+    for word, following in zip_longest(words, words[1:]):
+        out.append(word)
+        if word in switches and following not in ("true", "false"):
+            out.append("true")
+    return out
 
 
 def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """config and the other keywords of a command that a configuration class describes (train ..., prepare, ladder).
+    """config and the other keywords of a command that a configuration class describes (train, prepare, calibrate ...).
 
     Every field of the class is a flag and a YAML key.
     """
@@ -66,14 +78,17 @@ def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
 
     kind = {"train segmentation": config.SegmentationTraining, "train synthesis": config.SynthesisTraining,
             "train dissimilarity": config.DissimilarityTraining, "prepare": config.PrepareConfig,
-            "ladder": config.LadderConfig}[name]  # fmt: skip
-    folder, text = ("run", "folder of the run: checkpoints, metrics, weights") if name.startswith("train ") else (
-        "out", "folder to write; what stands there already is kept")  # fmt: skip
-    resume = " [--resume]" if folder == "run" else ""
+            "ladder": config.LadderConfig, "calibrate": config.CalibrationConfig}[name]  # fmt: skip
+    flag, place, text = (
+        ("run", "DIR", "folder of the run: checkpoints, metrics, weights") if name.startswith("train ")
+        else ("out", "FILE", "weights file to write") if name == "calibrate"
+        else ("out", "DIR", "folder to write; what stands there already is kept")
+    )  # fmt: skip
+    resume = " [--resume]" if flag == "run" else ""
     parser = _parser(name, f"{(kind.__doc__ or '').splitlines()[0]} Every field of the configuration is a flag.")
-    parser.usage = f"mgcda {name} --config FILE --{folder} DIR{resume} [--FIELD VALUE ...]"
+    parser.usage = f"mgcda {name} --config FILE --{flag} {place}{resume} [--FIELD VALUE ...]"
     parser.add_argument("--config", action="config", help="YAML file with the fields below; flags override it")
-    parser.add_argument(f"--{folder}", type=Path, required=True, help=text)
+    parser.add_argument(f"--{flag}", type=Path, required=True, help=text)
     if resume:
         parser.add_argument(
             "--resume", type=bool, nargs="?", const=True, default=False, help="go on from the last checkpoint"
@@ -85,7 +100,7 @@ def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
         built = kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind)})
     except config.ConfigError as error:
         parser.error(str(error))
-    return {"config": built, folder: values[folder], **({"resume": values.resume} if resume else {})}
+    return {"config": built, flag: values[flag], **({"resume": values.resume} if resume else {})}
 
 
 def _parser(name: str, description: str) -> ArgumentParser:

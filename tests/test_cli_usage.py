@@ -24,10 +24,8 @@ WRONG_USE = [
     ("predict", "a.png", "b.png", "--out", "x"),
     ("predict", "a.png", "--out", "x", "--save", "score,heat"),
     ("predict", "a.png", "--out", "x", "--colour", "red"),
-    ("eval", "--images", "a"),
-    ("eval", "--images", "a", "--masks", "b", "--score", "best"),
-    ("eval", "--images", "a", "--masks", "b", "--anomaly_values", "one"),
-    ("eval", "--images", "a", "--masks", "b", "--dataset", "imagenet"),
+    ("eval", "--images", "a", "--masks", "b", "--protocol", "mine"),
+    ("eval", "--images", "a", "--masks", "b", "--exact", "perhaps"),
     ("import", "synboost"),
     ("train", "segmentation", "--run", "r"),
     ("train", "segmentation", "--run", "r", "--config", "nowhere.yaml"),
@@ -45,6 +43,36 @@ def test_wrong_use_exits_with_2(mgcda: Run, words: tuple[str, ...]) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--images", "a"), "needs images and masks"),
+        (("--images", "a", "--masks", "b", "--score", "best"), "unknown score best"),
+        (("--images", "a", "--masks", "b", "--anomaly_values", "one"), "--anomaly_values is one"),
+        (("--images", "a", "--masks", "b", "--dataset", "imagenet"), "belong to dataset folder"),
+        (("--dataset", "imagenet", "--root", "a"), "imagenet"),
+        (("--images", "images", "--masks", "masks", "--threshold", "7"), "threshold is 7.0"),
+    ],
+)
+def test_wrong_use_of_eval_is_one_sentence(
+    mgcda: Run, drive: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path, words: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(drive)
+    assert message in only_error(mgcda("eval", *words, "--weights", tiny_weights), code=2)
+
+
+@pytest.mark.parametrize("flag", [("--exact",), ("--exact", "true"), ("--exact", "false")])
+def test_a_switch_needs_no_value(
+    mgcda: Run, drive: Path, tiny_weights: Path, flag: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mgcda_core.evaluation import eval_command
+
+    seen: list[bool] = []
+    monkeypatch.setattr(eval_command, "Judging", lambda *given: seen.append(given[2]))
+    mgcda("eval", "--images", drive / "images", *flag, "--masks", drive / "masks", "--weights", tiny_weights)
+    assert seen == [flag[-1] != "false"]
+
+
 def test_a_threshold_out_of_range_is_wrong_use(mgcda: Run, drive: Path, tiny_weights: Path) -> None:
     result = mgcda("predict", drive / "images", "--weights", tiny_weights, "--out", drive / "o", "--threshold", "7")
     assert "threshold is 7.0" in only_error(result, code=2)
@@ -58,8 +86,8 @@ def test_a_threshold_out_of_range_is_wrong_use(mgcda: Run, drive: Path, tiny_wei
         (("predict", "{tmp}/images", "--out", "{tmp}/o", "--weights", "{tmp}/w.safetensors"), "w.safetensors"),
         (("eval", "--images", "{tmp}/nowhere", "--masks", "{tmp}/masks"), "nowhere is not a folder"),
         (("import", "synboost", "{tmp}/models.tar", "--out", "{tmp}/o.safetensors"), "vgg19"),
-        (("eval-bag", "--recorded", "{tmp}/a", "--drive", "{tmp}/b", "--result_json", "{tmp}/c", "--out", "{tmp}/d"),
-         "does not exist"),
+        (("eval-bag", "{tmp}/a", "--out", "{tmp}/d"), "does not exist"),
+        (("compare-bags", "{tmp}/a", "{tmp}/b"), "does not exist"),
         (("render", "--out", "{tmp}/drive", "--frames", "0"), "frames >= 1"),
     ],
 )  # fmt: skip
@@ -112,7 +140,17 @@ def test_doctor_reports_the_argument_parser_missing(mgcda: Run, monkeypatch: pyt
 def test_help_names_every_command_and_default(mgcda: Run) -> None:
     code, text, _ = mgcda("--help")
     assert code == 0
-    for name in ("predict", "eval", "train segmentation", "import synboost", "render", "eval-bag", "doctor"):
+    for name in (
+        "predict",
+        "eval",
+        "train segmentation",
+        "import synboost",
+        "render",
+        "eval-bag",
+        "compare-bags",
+        "calibrate",
+        "doctor",
+    ):
         assert f"\n  {name} " in text
     code, text, _ = mgcda("predict", "--help")
     assert code == 0

@@ -26,11 +26,15 @@ from training_data import AUGMENT, LOOP, make_data, whole_method
 from mgcda_core.config import (
     ConfigError,
     DissimilarityTraining,
+    EvaluationSet,
+    ScoreName,
     SegmentationTraining,
     SegmenterConfig,
     SynthesisTraining,
 )
-from mgcda_core.evaluation import evaluate as evaluation
+from mgcda_core.evaluation import tally
+from mgcda_core.evaluation.evaluate import evaluate_set
+from mgcda_core.evaluation.protocols import Judging
 from mgcda_core.training import dissimilarity, segmentation, synthesis
 from mgcda_core.training.checkpoint import State, load_checkpoint
 from mgcda_core.training.loop import Objective, Samples, fit
@@ -277,22 +281,40 @@ def test_mdat_needs_both_domains_in_every_process(config: DissimilarityTraining,
     on_processes(2, train)
 
 
-@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(
+    ("score", "judging", "exact_pixels"),
+    [
+        ("model", Judging("smiyc", gallery=3), 80_000_000),
+        ("maxlogit", Judging(components="obstacle", second_pass=True), 15_000),  # more than two images, less than four
+        ("msp", Judging("dicnet"), 0),
+    ],
+)
 def test_two_processes_evaluate_what_one_does(
-    drive: Path, tiny_weights: Path, tmp_path: Path, exact: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not exact:
-        monkeypatch.setattr(evaluation, "_EXACT_PIXELS", 15_000)  # more than one process's two images, less than four
-    arguments = (drive / "images", drive / "masks", tiny_weights, "model", (2,))
-    one = evaluation.evaluate(*arguments, device="cpu")
+    drive: Path, tiny_weights: Path, score: ScoreName, judging: Judging, exact_pixels: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(tally, "EXACT_PIXELS", exact_pixels)
+    chosen = EvaluationSet("drive", str(drive / "images"), str(drive / "masks"), (2,))
 
-    def judge(rank: int) -> None:
+    def judge(progress: Callable[[int, int], None] | None = None) -> tuple[str, list[str], list[np.ndarray]]:
+        """All figures, rows, intervals, curves and components to the last digit, and the pictures."""
+        result, pictures = evaluate_set(chosen, tiny_weights, score, judging, "cpu", progress)
+        assert len(result.rows) == 4
+        return repr(dataclasses.replace(result, seconds=0.0)), [p.name for p in pictures], [p.score for p in pictures]
+
+    figures, names, maps = judge()
+    assert "interval=(0." in figures
+    assert len(maps) == judging.gallery
+
+    def compare(rank: int) -> None:
         seen: list[tuple[int, int]] = []
-        report = evaluation.evaluate(*arguments, device="cpu", progress=lambda *now: seen.append(now))
-        assert dataclasses.replace(report, seconds=0) == dataclasses.replace(one, seconds=0)
+        own_figures, own_names, own_maps = judge(lambda *now: seen.append(now))
+        assert own_figures == figures
+        assert own_names == names
+        assert all((one == other).all() for one, other in zip(own_maps, maps, strict=True))
         assert seen == [(1, 2), (2, 2)]
 
-    on_processes(2, judge)
+    on_processes(2, compare)
 
 
 def _torchrun(*words: object) -> subprocess.CompletedProcess[str]:

@@ -11,6 +11,7 @@ from mgcda_core.config.chain import (
 from mgcda_core.config.data import (
     AnomalyMixConfig,
     AugmentConfig,
+    CalibrationConfig,
     DataConfig,
     PrepareConfig,
     VoidClassConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "AnomalyMixConfig",
     "AugmentConfig",
     "CaclConfig",
+    "CalibrationConfig",
     "ConfigError",
     "DataConfig",
     "DissimilarityConfig",

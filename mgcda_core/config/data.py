@@ -168,3 +168,49 @@ class PrepareConfig:
         for name in ("copies", "shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """`mgcda calibrate`: the threshold for a wanted false positive rate on road, on held-out composites."""
+
+    data: DataConfig
+    weights: str
+    """Weights file (or run folder) to calibrate; it stays as it is."""
+    fpr: float = 0.01
+    """Wanted share of the road pixels that is masked, between 0 and 1."""
+    domain: Literal["anomaly_mix", "void_class", "drawn"] = "anomaly_mix"
+    """What is composed: the val split of domain A or V of `mgcda prepare`, or `data.rendered` scenes with drawn
+    anomalies, which need no data set."""
+    copies: int = 1
+    """Composites of each scene, each with its own crop, objects and photometry."""
+    limit: int = 0
+    """Most scenes of each set, evenly picked; 0 = all."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """`augment.size` is the size of the composite the chain sees. A drawn scene takes its photometry alone."""
+    void: VoidClassConfig = field(default_factory=VoidClassConfig)
+    mix: AnomalyMixConfig = field(default_factory=AnomalyMixConfig)
+    seed: int = 0
+    """Seeds crops, objects, placement, photometry and the bootstrap."""
+    bins: int = 15
+    """Bins of the reliability diagram and its calibration error."""
+    equal: Literal["mass", "width"] = "mass"
+    """Bins of equally many pixels, or of equal width in score."""
+    json: str | None = None
+    """File for all figures."""
+    plot: str | None = None
+    """PNG file for the reliability diagram; needs matplotlib."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the chain runs; auto takes the GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fpr < 1:
+            raise ConfigError(f"fpr is {self.fpr}: it must lie between 0 and 1, both left out")
+        for name in ("copies", "bins"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.domain == "drawn" and not self.data.rendered:
+            raise ConfigError("domain drawn needs drawn scenes: set data.rendered")
+        if self.void.swap_known or self.void.semantics != "predicted":
+            raise ConfigError("calibration runs the chain on its own semantics, as it is used: leave void.swap_known "
+                              "and void.semantics at their defaults")  # fmt: skip

@@ -1,187 +1,243 @@
-"""`mgcda eval`: the chain, or a baseline of its segmentation network, on a labelled folder."""
+"""One score on one labelled set under one protocol: figures, intervals, a row for each image, pictures.
+
+One pass scores the images; what needs the threshold of the whole set reads the scores again from a temporary folder
+(TMPDIR, 5 bytes a pixel), which is only made where something needs it. Under `torchrun` each process takes every N-th
+image, and all return what one process would.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from tempfile import TemporaryDirectory
 
-import numpy as np
+from mgcda_core.config import EvaluationSet, ScoreName
+from mgcda_core.data.evaluation_sets import label_values, split_of
+from mgcda_core.evaluation.bootstrap import Histogram, Interval, mean_interval, pooled_intervals
+from mgcda_core.evaluation.gallery import picture, worth_showing
+from mgcda_core.evaluation.pixel_metrics import Fpr95SecondPass, PixelScores
+from mgcda_core.evaluation.processes import own_share, together
+from mgcda_core.evaluation.protocols import Judging, mean_over_images
+from mgcda_core.evaluation.results import ComponentScores, Curves, ImageRow, Picture, Result, SegmentationScores
+from mgcda_core.evaluation.scored import Method, ScoredSet, Scratch, in_order, open_method
+from mgcda_core.evaluation.smiyc_files import method_name, score_file, write_scores
+from mgcda_core.evaluation.tally import MaskTally, Measured, PixelTally, measure
 
-from mgcda_core.config import ScoreName
-from mgcda_core.data.folder import LabelledFolder
-from mgcda_core.evaluation.pixel_metrics import ExactMetrics, PixelMetrics, PixelScores
-from mgcda_core.evaluation.scorers import Scorer, open_scorer
-from mgcda_core.inference.predictor import check_image
-
-_IN_UNIT_RANGE = ("msp", "entropy")
-_EXACT_PIXELS = 80_000_000
-"""Sets up to this size are measured exactly (4 bytes a pixel, twice while sorting), larger ones in 16 MiB."""
+Progress = Callable[[int, int], None]
+FIGURES = ("ap", "fpr95", "auroc")
 
 
 @dataclass(frozen=True)
-class Report:
-    """Pooled metrics of one score on one set, as fractions; the fields are the keys of the JSON file."""
+class _Pooled:
+    """What the first pass over all images gives."""
 
-    dataset: str
-    images: int
-    pixels: int
-    """Counted pixels, those with label 0 or 1."""
-    anomaly_fraction: float
-    ap: float | None
+    scores: PixelScores
+    rows: dict[int, ImageRow]
+    intervals: dict[str, Interval | None]
+    curves: Curves | None
+    threshold: float
+    threshold_source: str
+    second_pass: Fpr95SecondPass | None
+
+
+@dataclass(frozen=True)
+class _Masked:
+    """What the masks at the threshold give, and the exact FPR95 of a second pass."""
+
+    rows: tuple[ImageRow, ...]
+    components: ComponentScores | None
+    segmentation: SegmentationScores | None
     fpr95: float | None
-    auroc: float | None
-    """None where the set has no positives or no negatives."""
-    weights_sha256: str
-    score: str
-    seconds: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    def line(self) -> str:
-        """One line in percent, the convention named."""
-        missing = "n/a (only anomalous pixels)" if self.anomaly_fraction else "n/a (no anomalous pixel)"
-        values = {"ap": self.ap, "fpr95": self.fpr95, "auroc": self.auroc}
-        percent = {name: missing if v is None else f"{100 * v:.2f}" for name, v in values.items()}
-        return (
-            f"{self.dataset}: score={self.score} images={self.images} AP={percent['ap']} FPR95={percent['fpr95']} "
-            f"AUROC={percent['auroc']} (percent, pooled over {self.pixels} pixels, {100 * self.anomaly_fraction:.2f} % "
-            f"anomalous; FPR at the first recall >= 95 %) in {self.seconds:.1f} s"
-        )
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write the report as JSON, all or nothing; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(report.to_json(), indent=1) + "\n")
-    part.replace(path)
-
-
-def evaluate(
-    images: str | Path,
-    masks: str | Path,
-    weights: str | Path = "lite",
+def evaluate_set(
+    chosen: EvaluationSet,
+    weights: str | Path,
     score: ScoreName = "model",
-    anomaly_values: tuple[int, ...] = (1,),
-    ignore_values: tuple[int, ...] = (255,),
-    normal_values: tuple[int, ...] = (0,),
+    judging: Judging | None = None,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
-) -> Report:
-    """Score every image at its own resolution and pool all pixels: exactly up to 80 M of them, then bucketed (spec 5).
+    progress: Progress | None = None,
+) -> tuple[Result, list[Picture]]:
+    """`judge` with the scorer of some weights."""
+    return judge(chosen, open_method(weights, score, device), judging or Judging(), progress)
 
-    `score` is "model" (the whole chain) or a baseline of its segmentation network, whose logits are resized
-    bilinearly to the image first. `progress(done, total)` is called after each image of this process. Of the N
-    processes of `torchrun` each scores every N-th image, and all return the report of one process. Raises ValueError or
-    OSError naming the file at fault.
+
+def judge(
+    chosen: EvaluationSet, method: Method, judging: Judging, progress: Progress | None = None
+) -> tuple[Result, list[Picture]]:
+    """Score every image of a set, and judge the scores.
+
+    `progress(done, total)` is called after each image of this process. Sets of up to 80 M pixels are measured exactly,
+    larger ones in 2^20 buckets with a bound (spec 5.2). Raises ValueError or OSError naming the file at fault,
+    ConfigError for a set that is described wrongly.
     """
     started = time.perf_counter()
-    data = LabelledFolder(images, masks, anomaly_values, ignore_values, normal_values)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    scorer, sha256 = open_scorer(weights, score, _own_device(device))
-    share = range(rank, len(data), world)
-    metrics = PixelMetrics("unit" if score in _IN_UNIT_RANGE else "logits")
-    kept: ExactMetrics | None = ExactMetrics()
-    for number, (path, values, label) in enumerate(_scored(data, share, scorer), 1):
+    scored = ScoredSet(chosen, method.scorer, judging.rules.size)
+    share = own_share(len(scored.data))
+    threshold, source = _known_threshold(judging, method)
+
+    def masks_at(value: float) -> MaskTally:
+        return MaskTally(value, judging.track(chosen), classes=scored.semantics is not None)
+
+    with _scratch(threshold is None or judging.second_pass or judging.gallery > 0) as scratch:
+        masks = masks_at(math.inf if threshold is None else threshold)
+        tally = PixelTally(method.scorer.mode, judging.exact)
+        keep = masks.add if scratch is None else scratch.save
+        for done, measured in enumerate(in_order(_work(chosen, method, judging, scored), share, method.scorer), 1):
+            tally.add(measured)
+            keep(measured.image)
+            if progress is not None:
+                progress(done, len(share))
+        pooled = together(tally, lambda parts: _pool(parts, judging, threshold, source))
+        if scratch is not None:
+            masks = masks_at(pooled.threshold)
+            for image in map(scratch.load, share):
+                masks.add(image)
+                if pooled.second_pass is not None:
+                    pooled.second_pass.update(image.score, image.label)
+        masked = together((masks, pooled.second_pass), lambda parts: _mask(parts, pooled, judging))
+        pictures: list[Picture] = []
+        if scratch is not None and judging.gallery:
+            pictures = together(_pictures(scored, scratch, share, masked.rows, judging.gallery), _in_turn)
+    seconds = time.perf_counter() - started
+    return _result(chosen, method, judging, scored, pooled, masked, seconds), pictures
+
+
+def _known_threshold(judging: Judging, method: Method) -> tuple[float | None, str]:
+    """The operating point, None if the scores have to be seen first, and where it comes from."""
+    if judging.threshold is not None:
+        return method.in_units(judging.threshold), "as given"
+    if judging.rules.best_f1 or method.scorer.threshold is None:
+        return None, "best pixel F1 of the set"
+    return method.scorer.threshold, "the weights' own"
+
+
+@contextmanager
+def _scratch(needed: bool) -> Iterator[Scratch | None]:
+    if not needed:
+        yield None
+        return
+    with TemporaryDirectory(prefix="mgcda-eval-") as folder:
+        yield Scratch(Path(folder))
+
+
+def _work(chosen: EvaluationSet, method: Method, judging: Judging, scored: ScoredSet) -> Callable[[int], Measured]:
+    """What the worker threads do with the number of an image."""
+
+    def work(index: int) -> Measured:
+        image, path = scored[index], scored.path(index)
+        if judging.scores is not None:
+            name = method_name(method.weights, method.score)
+            write_scores(image.score, score_file(judging.scores, name, chosen, path))
         try:
-            metrics.update(values, label)
-            if kept is not None:
-                kept.update(values, label)
-                kept = kept if kept.pixels <= _EXACT_PIXELS else None
+            return measure(image, method.scorer.mode, judging.convention)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        if progress is not None:
-            progress(number, len(share))
-    result = _pooled(metrics, kept) if world > 1 else (kept or metrics).compute()
-    nothing = result["reason"] is not None
-    return Report(
-        dataset="folder",
-        images=len(data),
-        pixels=result["pixels"],
-        anomaly_fraction=result["positives"] / max(result["pixels"], 1),
-        ap=None if nothing else result["ap"],
-        fpr95=None if nothing else result["fpr95"],
-        auroc=None if nothing else result["auroc"],
-        weights_sha256=sha256,
-        score=score,
-        seconds=time.perf_counter() - started,
-    )
+
+    return work
 
 
-def _own_device(device: str) -> str:
-    """The GPU of this process, if `torchrun` started one a GPU and the caller named none."""
-    import torch
-
-    if "LOCAL_RANK" not in os.environ or device not in ("auto", "cuda") or not torch.cuda.is_available():
-        return device
-    return f"cuda:{os.environ['LOCAL_RANK']}"
-
-
-def _pooled(metrics: PixelMetrics, kept: ExactMetrics | None) -> PixelScores:
-    """What one process that saw all images would compute, on every process.
-
-    Histograms add up and sorted scores have no order, so the result is the same to the last bit: exact if all scores
-    together are few enough, which they cannot be if those of one process are too many.
-    """
-    import torch.distributed as dist
-
-    started = not dist.is_initialized()
-    if started:
-        dist.init_process_group("gloo")
-    group = dist.new_group(backend="gloo")  # arrays in main memory, whatever a training in this process uses
-    assert isinstance(group, dist.ProcessGroup)
-    parts: list[tuple[PixelMetrics, ExactMetrics | None]] | None = None
-    if dist.get_rank() == 0:
-        parts = [(metrics, kept)] * dist.get_world_size()
-    dist.gather_object((metrics, kept), parts, group=group)
-    pooled: list[PixelScores | None] = [None]
-    if parts:
-        for others, scores in parts[1:]:
-            metrics.merge(others)
-            if kept is not None and scores is not None and kept.pixels + scores.pixels <= _EXACT_PIXELS:
-                kept.merge(scores)
-            else:
-                kept = None
-        pooled = [(kept or metrics).compute()]
-    dist.broadcast_object_list(pooled, group=group)
-    if started:
-        dist.destroy_process_group()
-    assert pooled[0] is not None
-    return pooled[0]
+def _pool(parts: list[PixelTally], judging: Judging, threshold: float | None, source: str) -> _Pooled:
+    whole = parts[0]
+    for part in parts[1:]:
+        whole.merge(part)
+    scores = whole.compute(judging.convention)
+    nothing = scores["reason"] is not None
+    if threshold is None:
+        threshold = math.inf if nothing else whole.metrics.best_f1_threshold()
+        source = "none: nothing to choose it by" if nothing else source
+    second_pass = None
+    if judging.second_pass and whole.kept is None and not nothing:
+        second_pass = whole.metrics.fpr95_second_pass()
+    rows = {number: whole.rows[number] for number in sorted(whole.rows)}
+    histograms = [whole.histograms[number] for number in rows]
+    curves = None if nothing else whole.metrics.curves()
+    return _Pooled(scores, rows, _intervals(list(rows.values()), histograms, judging), curves, threshold, source,
+                   second_pass)  # fmt: skip
 
 
-def _scored(data: LabelledFolder, share: range, scorer: Scorer) -> Iterator[tuple[Path, np.ndarray, np.ndarray]]:
-    """(image path, score, label) of this process's share of the pairs in order, a few images ahead of the consumer."""
-    lock = nullcontext() if scorer.parallel else Lock()
+def _intervals(rows: list[ImageRow], histograms: list[Histogram], judging: Judging) -> dict[str, Interval | None]:
+    if not judging.bootstrap:
+        return dict.fromkeys(FIGURES)
+    if judging.rules.per_image:
+        return {name: mean_interval([getattr(row, name) for row in rows], judging.bootstrap) for name in FIGURES}
+    return pooled_intervals(histograms, judging.bootstrap, judging.convention)
 
-    def work(index: int) -> tuple[Path, np.ndarray, np.ndarray]:
-        sample, path = data[index], data.pairs[index][0]
-        try:
-            check_image(sample.image)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        with lock:
-            return path, scorer(sample.image), sample.label
 
-    workers = min(4, os.cpu_count() or 1) if scorer.parallel else 2  # the second one decodes while the first computes
-    with ThreadPoolExecutor(workers, initializer=scorer.prepare_thread) as pool:
-        waiting = deque(pool.submit(work, i) for i in share[: workers + 1])
-        try:
-            for index in range(len(share)):
-                yield waiting.popleft().result()
-                if (following := index + workers + 1) < len(share):
-                    waiting.append(pool.submit(work, share[following]))
-        finally:
-            for future in waiting:
-                future.cancel()
+def _mask(parts: list[tuple[MaskTally, Fpr95SecondPass | None]], pooled: _Pooled, judging: Judging) -> _Masked:
+    masks, fpr95 = parts[0]
+    for other, others_fpr95 in parts[1:]:
+        masks.merge(other)
+        if fpr95 is not None and others_fpr95 is not None:
+            fpr95.merge(others_fpr95)
+    exact = None if fpr95 is None else fpr95.compute(judging.convention)
+    return _Masked(masks.rows(pooled.rows), *masks.compute(), exact)
+
+
+def _pictures(
+    scored: ScoredSet, scratch: Scratch, share: range, rows: tuple[ImageRow, ...], most: int
+) -> list[tuple[int, Picture]]:
+    shown = set(worth_showing(rows, most)) & set(share)
+    return [(n, picture(scored.data.read_image(n), scratch.load(n), rows[n])) for n in shown]
+
+
+def _in_turn(parts: list[list[tuple[int, Picture]]]) -> list[Picture]:
+    return [made for _, made in sorted((item for part in parts for item in part), key=lambda item: item[0])]
+
+
+def _figures(
+    pooled: _Pooled, masked: _Masked, judging: Judging
+) -> tuple[dict[str, float | None], str | None, tuple[float, float], int]:
+    """Figures, why they are None, bounds of AP and FPR95, images left out."""
+    scores = pooled.scores
+    if judging.rules.per_image:
+        figures, left_out = mean_over_images(masked.rows)
+        reason = "no image has both normal and anomalous pixels" if figures["ap"] is None else None
+        return figures, reason, (0.0, 0.0), left_out
+    figures: dict[str, float | None] = {k: None if scores["reason"] else scores[k] for k in FIGURES}
+    if masked.fpr95 is None:
+        return figures, scores["reason"], (scores["ap_bound"], scores["fpr95_bound"]), 0
+    return {**figures, "fpr95": masked.fpr95}, None, (scores["ap_bound"], 0.0), 0
+
+
+def _result(
+    chosen: EvaluationSet, method: Method, judging: Judging, scored: ScoredSet, pooled: _Pooled, masked: _Masked,
+    seconds: float,
+) -> Result:  # fmt: skip
+    scores = pooled.scores
+    figures, reason, bounds, left_out = _figures(pooled, masked, judging)
+    return Result(
+        set=chosen.name,
+        dataset=chosen.dataset,
+        split=split_of(chosen),
+        protocol=judging.protocol,
+        fpr95_convention=judging.convention,
+        label_values=label_values(scored.data),
+        weights=method.weights,
+        weights_sha256=method.sha256,
+        score=method.score,
+        images=len(scored.data),
+        pixels=scores["pixels"],
+        anomaly_fraction=scores["positives"] / max(scores["pixels"], 1),
+        ap=figures["ap"],
+        fpr95=figures["fpr95"],
+        auroc=figures["auroc"],
+        reason=reason,
+        ap_interval=pooled.intervals["ap"],
+        fpr95_interval=pooled.intervals["fpr95"],
+        auroc_interval=pooled.intervals["auroc"],
+        ap_bound=bounds[0],
+        fpr95_bound=bounds[1],
+        threshold=pooled.threshold,
+        components=masked.components,
+        segmentation=masked.segmentation,
+        seconds=seconds,
+        rows=masked.rows,
+        curves=pooled.curves,
+        threshold_source=pooled.threshold_source,
+        left_out=left_out,
+    )  # fmt: skip

@@ -114,10 +114,12 @@ class Result:
     fpr95_bound: float
     """Largest possible error of the bucketed figures; 0 for exact ones."""
     threshold: float
-    """Operating point the per-image table and the masks use, in the units of the score."""
+    """Operating point the per-image table and the masks use, in the units of the score (of model the logit)."""
     components: ComponentScores | None
     segmentation: SegmentationScores | None
     seconds: float
+    details: tuple[tuple[str, str], ...] = ()
+    """(name, text) of further figures, of a recording for example: shown as they stand."""
     rows: tuple[ImageRow, ...] = ()
     curves: Curves | None = None
     threshold_source: str = ""

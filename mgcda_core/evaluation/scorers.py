@@ -88,7 +88,7 @@ def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Score
     predictor = load(weights, device)
     backend, threshold = predictor.backend, None
     if score == "model":
-        values, threshold = (lambda image: predictor(image).logits), _logit(predictor.threshold)
+        values, threshold = (lambda image: predictor(image).logits), to_logit(predictor.threshold)
     else:
         values = _part_of_chain(_in_torch(backend, f"score {score}"), score)
 
@@ -189,7 +189,7 @@ def _in_torch(backend: Backend, what: str) -> TorchBackend:
     return backend
 
 
-def _logit(threshold: float) -> float:
+def to_logit(threshold: float) -> float:
     """Logit at and above which a pixel is masked; infinite for a threshold of 0 or 1."""
     if 0 < threshold < 1:
         return math.log(threshold / (1 - threshold))

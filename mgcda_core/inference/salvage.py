@@ -17,14 +17,15 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 MAGIC = b"\x89MCAP0\r\n"
+Record = tuple[str, str, int, bytes]
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END = 0x03, 0x04, 0x05, 0x06, 0x0F
 
 
 class Salvage:
-    """Iterable of (topic, message type, CDR bytes) of one .mcap or .db3 file; never raises for damage.
+    """Iterable of (topic, message type, time of receipt in ns, CDR bytes) of one .mcap or .db3 file.
 
-    `whole` tells after the iteration whether the data section was complete.
+    It never raises for damage; `whole` tells after the iteration whether the data section was complete.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +34,7 @@ class Salvage:
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, tuple[str, str]] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, str, bytes]]:
+    def __iter__(self) -> Iterator[Record]:
         if self.path.suffix.lower() == ".db3":
             yield from self._sqlite()
             return
@@ -41,7 +42,7 @@ class Salvage:
             if file.read(len(MAGIC)) == MAGIC:
                 yield from self._mcap(file, self.path.stat().st_size)
 
-    def _mcap(self, file: BinaryIO, size: int) -> Iterator[tuple[str, str, bytes]]:
+    def _mcap(self, file: BinaryIO, size: int) -> Iterator[Record]:
         """Records up to `size` bytes; inside a chunk the same function reads the chunk's records."""
         while True:
             head = file.read(9)
@@ -61,16 +62,16 @@ class Salvage:
                     number, schema = struct.unpack_from("<HH", content)
                     self._channels[number] = (_text(content, 4)[0], self._schemas.get(schema, ""))
                 elif operation == _MESSAGE:
-                    (number,) = struct.unpack_from("<H", content)
+                    number, received = struct.unpack_from("<HxxxxQ", content)
                     if number in self._channels:
-                        yield (*self._channels[number], _cdr(content[22:]))
+                        yield (*self._channels[number], received, _cdr(content[22:]))
                 elif operation == _DATA_END:
                     self.whole = True
                     return
             except Exception:  # struct, Unicode, zstd: a damaged record, and what follows it cannot be trusted
                 return
 
-    def _chunk(self, content: bytes) -> Iterator[tuple[str, str, bytes]]:
+    def _chunk(self, content: bytes) -> Iterator[Record]:
         """Messages of a chunk; a compressed one is all or nothing, a plain one may end in the middle."""
         try:
             (crc,) = struct.unpack_from("<I", content, 24)
@@ -82,15 +83,16 @@ class Salvage:
             return
         yield from self._mcap(BytesIO(records), len(records))
 
-    def _sqlite(self) -> Iterator[tuple[str, str, bytes]]:
+    def _sqlite(self) -> Iterator[Record]:
         database = sqlite3.connect(f"file:{quote(str(self.path.absolute()))}?mode=ro&immutable=1", uri=True)
         try:
             # Without it SQLite refuses a file shorter than its header says before a single row is read.
             database.execute("PRAGMA writable_schema=ON")
             topics = {i: (name, kind) for i, name, kind in database.execute("SELECT id, name, type FROM topics")}
-            for number, data in database.execute("SELECT topic_id, data FROM messages ORDER BY id"):
+            rows = database.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id")
+            for number, received, data in rows:
                 if number in topics and isinstance(data, bytes):
-                    yield (*topics[number], _cdr(data))
+                    yield (*topics[number], int(received), _cdr(data))
             self.whole = True
         except Exception:  # SQLite's errors, zstd's for a damaged message: the end of what is readable
             return

@@ -22,8 +22,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import yaml
 
 from mgcda_core.config import CaclConfig, ConfigError, DissimilarityTraining, LadderConfig, MdatConfig
-from mgcda_core.data.folder import LabelledFolder
-from mgcda_core.evaluation.evaluate import evaluate
+from mgcda_core.data.evaluation_sets import open_set
+from mgcda_core.evaluation.comparison import line
+from mgcda_core.evaluation.evaluate import evaluate_set
+from mgcda_core.evaluation.protocols import Judging
 from mgcda_core.training import dissimilarity
 from mgcda_core.training.ladder_tables import write_tables
 from mgcda_core.training.run import MAY_CHANGE
@@ -65,7 +67,7 @@ def climb(config: LadderConfig, out: Path) -> Path:
                           "there are devices; the processes share the rungs of one --out")  # fmt: skip
     jobs = planned(config)
     for s in config.sets:
-        LabelledFolder(s.images, s.masks, s.anomaly_values, s.ignore_values, s.normal_values)
+        open_set(s)
     for name, title, training in jobs:
         run = out / "runs" / name
         with _claimed(run) as mine:
@@ -123,9 +125,9 @@ def _climb_one(name: str, title: str, training: DissimilarityTraining, config: L
     weights = run / "weights.safetensors"
     scores = {}
     for s in config.sets:
-        report = evaluate(s.images, s.masks, weights, "model", s.anomaly_values, s.ignore_values, s.normal_values)
-        scores[s.name] = {"ap": report.ap, "fpr95": report.fpr95, "auroc": report.auroc}
-        print(f"ladder: {name} {s.name} {report.line()}", flush=True)
+        result, _ = evaluate_set(s, weights, judging=Judging(bootstrap=0))
+        scores[s.name] = {"ap": result.ap, "fpr95": result.fpr95, "auroc": result.auroc}
+        print(f"ladder: {name} {line(result)}", flush=True)
     result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": training.loop.seed,
               "config": _digest(training, config),
               "steps": training.loop.steps, "images": training.loop.steps * training.loop.batch,

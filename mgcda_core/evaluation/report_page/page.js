@@ -137,6 +137,7 @@ function fillDetail(result) {
   const [least, most] = [result.edges[0], result.edges[254]].map((edge) => formatScore(result, edge));
   const even = result.logits ? ", even in logits" : "";
   facts.push(["Slider", `255 steps from ${least} to ${most}${even}, between which 99.8 % of the pixels lie`]);
+  facts.push(...result.details);
   if (result.reason !== null) facts.push(["Note", result.reason]);
   byId("detail").replaceChildren(element("dl", {}, ...facts.map(([name, text]) =>
     element("div", {}, element("dt", { text: name }), element("dd", { text })))));

@@ -1,0 +1,1 @@
+"""A recorded drive: judged, compared with another version, written out again for viewers."""

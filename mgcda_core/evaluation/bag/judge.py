@@ -1,0 +1,263 @@
+"""`mgcda eval-bag`: judges what the predictor says on every frame of a drive, or what a node published on it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mgcda_core.config import ConfigError
+from mgcda_core.data.rendered_bag import CAMERA_HEIGHT, HORIZONTAL_FOV
+from mgcda_core.evaluation.bag.answers import Mount, PredictedAnswers, RecordedAnswers
+from mgcda_core.evaluation.bag.drive import Drive
+from mgcda_core.evaluation.bag.figures import DriveFigures
+from mgcda_core.evaluation.bag.outputs import OutputsWriter, RecordedOutputs
+from mgcda_core.evaluation.bag.pictures import DrivePictures
+from mgcda_core.evaluation.bag.truth import Truth, open_truth, whole_numbers
+from mgcda_core.evaluation.report import write_report
+from mgcda_core.evaluation.results import Result
+from mgcda_core.evaluation.scorers import open_scorer
+from mgcda_core.inference.bags import bag_camera_infos
+from mgcda_core.inference.predictor import load
+from mgcda_core.inference.sources import SourceError
+from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
+
+KEYS = ("frames_in", "masks_out", "hazards", "latency_p50_ms", "latency_p95_ms", "ap", "fpr95", "msp_ap")
+"""The first keys of report.json, in the order of the last printed line; metrics are fractions, None without truth."""
+MORE = ("auroc", "stream_ap", "stream_fpr95", "stream_age_ms", "hazards_per_minute", "anomalous_road", "flicker")
+"""Those of the line before."""
+
+
+def eval_bag(
+    recording: Path,
+    out: Path,
+    image: str | None = None,
+    camera_info: str | None = None,
+    labels: Path | None = None,
+    anomaly_values: str = str(ANOMALY),
+    recorded: Path | None = None,
+    result_json: Path | None = None,
+    weights: str = "lite",
+    device: str = "auto",
+    threshold: float | None = None,
+    latency_ms: float | None = None,
+    moment_gap_s: float = 1.0,
+    min_area: int = 100,
+    camera_height: float = CAMERA_HEIGHT,
+    camera_pitch: float = 0.0,
+    horizontal_fov: float = HORIZONTAL_FOV,
+) -> None:
+    """Judge a recorded drive: latency, hazards, flicker, suspicious moments; with labels metrics and streaming score.
+
+    Every frame is predicted, or what a node answered on a replay is taken from --recorded. Writes report.json,
+    report.html, overlay.mp4, contact_sheet.png, moments/ and, of predictions, the recording outputs/.
+
+    Args:
+        recording: rosbag2 recording (folder, .mcap or .db3) with raw or compressed images.
+        out: folder to write; an old report there is removed first.
+        image: image topic; needed if there are several besides /truth.
+        camera_info: CameraInfo topic; without it the one beside the image topic, or the only one.
+        labels: folder of masks named by stamp in nanoseconds or by index from 0, or a recording with /truth/anomaly;
+            without it the recording's own /truth/anomaly, if it has one.
+        anomaly_values: comma list of the mask values that mean anomaly; 0 is normal, 255 is not counted.
+        recorded: a recording of what the node published for this drive, judged instead of predictions made here.
+        result_json: with --recorded, the figures of the replay: counts and latencies.
+        weights: a shipped name, a .safetensors path or an https url; with --recorded those the node ran.
+        device: auto, cpu, cuda or cuda:N.
+        threshold: score in [0, 1] from which a pixel is masked; without it the weights' own.
+        latency_ms: latency of every frame for the streaming score; without it each frame's measured one.
+        moment_gap_s: least time in seconds between two suspicious moments.
+        min_area: smallest region that becomes a hazard, in pixels.
+        camera_height: height of the camera above the road in metres.
+        camera_pitch: pitch of the camera in radians, positive looks down.
+        horizontal_fov: horizontal field of view in radians, used if there is no CameraInfo.
+
+    ap, fpr95, auroc and msp_ap are pooled over the labelled frames that have an answer, the streaming score over all
+    labelled frames. All but the latencies, and with them the streaming score without --latency_ms, repeats exactly.
+    Raises ValueError or OSError naming the file, topic or stamp at fault; for a recording that was cut off only after
+    everything is written for what could be read, with "complete": false in report.json.
+    """
+    _check(recorded, result_json, latency_ms, moment_gap_s)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
+    started = time.monotonic()
+    values = whole_numbers(anomaly_values)
+    drive = Drive(recording, image)
+    truth = open_truth(labels, recording, drive.stamps, values)
+    msp = cache(lambda: open_scorer(weights, "msp", device))
+    if recorded is None:
+        mount = Mount(camera_height, camera_pitch, horizontal_fov)
+        infos = bag_camera_infos(recording, drive.topic, camera_info)
+        answers = PredictedAnswers(load(weights, device, threshold), infos, mount, min_area, len(drive))
+    else:
+        answers = RecordedAnswers(RecordedOutputs(recorded), msp(), result_json)
+    figures = DriveFigures(latency_ms, lambda pixels: msp()[0](pixels))
+    with DrivePictures(out, drive.rate_hz, answers.expected, round(1e9 * moment_gap_s)) as pictures:
+        fault = _watch(drive, truth, answers, figures, pictures, out / "outputs")
+        moments, gallery = pictures.finish()
+    report = _report(drive, answers, figures, fault) | {"weights": weights, "moments": moments}
+    report["rows"] = [asdict(row) for row in figures.rows]
+    result = _result(recording.resolve().stem, report, figures, values, time.monotonic() - started)
+    write_report([result], [gallery], out / "report.html", f"{recording.resolve().stem}: {weights}")
+    _write_json(out / "report.json", report)
+    print(report_line("eval-bag", MORE, report))
+    print(report_line("demo" if recorded else "eval-bag", KEYS, report))
+    if fault is not None:
+        raise SourceError(f"{fault}; {out} covers the {figures.frames} frames, {report['seconds']:.1f} s, before that")
+
+
+def _check(recorded: Path | None, result_json: Path | None, latency_ms: float | None, moment_gap_s: float) -> None:
+    if result_json is not None and recorded is None:
+        raise ConfigError("--result_json holds the figures of a replay: give its --recorded too")
+    if latency_ms is not None and not (math.isfinite(latency_ms) and latency_ms >= 0.0):
+        raise ConfigError(f"latency_ms is {latency_ms}; it must be a number of milliseconds from 0 on")
+    if not (math.isfinite(moment_gap_s) and moment_gap_s >= 0.0):
+        raise ConfigError(f"moment_gap_s is {moment_gap_s}; it must be a number of seconds from 0 on")
+
+
+def _watch(
+    drive: Drive,
+    truth: Truth | None,
+    answers: PredictedAnswers | RecordedAnswers,
+    figures: DriveFigures,
+    pictures: DrivePictures,
+    outputs: Path,
+) -> str | None:
+    """Go through all frames once; returns what ended it early, None if nothing did."""
+    predicted = isinstance(answers, PredictedAnswers)
+    with OutputsWriter(outputs) if predicted else nullcontext() as writer:
+        try:
+            for number, frame in enumerate(drive.frames(), 1):
+                label = truth.at(frame.stamp_ns, frame.image.shape[:2]) if truth else None
+                answer = answers(frame)
+                row = figures.add(frame, label, answer)
+                if answer is not None and row is not None:
+                    pictures.add(frame.image, label, answer, row)
+                    if writer is not None:
+                        writer.add(frame, answer.prediction, answer.hazards, label)
+                _progress(f"{number} of {len(drive)} frames")
+            answers.check_all_taken()
+        except SourceError as error:
+            if not figures.rows:
+                raise
+            return str(error)
+        finally:
+            _progress("")
+    if not figures.rows:
+        raise ValueError(f"no frame of {drive.path} has an answer: they do not belong together")
+    return None
+
+
+def _report(
+    drive: Drive, answers: PredictedAnswers | RecordedAnswers, figures: DriveFigures, fault: str | None
+) -> dict[str, Any]:
+    """The figures of report.json; those of a replay replace what cannot be known here."""
+    seconds = drive.seconds(figures.frames)
+    return {
+        **figures.summary(seconds),
+        **answers.replay,
+        "complete": fault is None,
+        "fault": fault,
+        "seconds": seconds,
+        "frames_out_of_order": drive.out_of_order,
+        "image_topic": drive.topic,
+        "weights_sha256": answers.sha256,
+        "threshold": answers.threshold,
+    }
+
+
+def _result(
+    name: str, report: dict[str, Any], figures: DriveFigures, anomaly_values: tuple[int, ...], seconds: float
+) -> Result:
+    """The drive as one row of a report."""
+    scores = figures.model.compute()
+    return Result(
+        set=name,
+        dataset="recording",
+        split="",
+        protocol="fishyscapes",
+        fpr95_convention="first_ge",
+        label_values={"normal": [NORMAL], "anomaly": sorted(anomaly_values), "ignore": [IGNORE]},
+        weights=str(report["weights"]),
+        weights_sha256=str(report["weights_sha256"]),
+        score="model",
+        images=figures.labelled or len(figures.rows),
+        pixels=scores["pixels"],
+        anomaly_fraction=scores["positives"] / scores["pixels"] if scores["pixels"] else 0.0,
+        ap=report["ap"],
+        fpr95=report["fpr95"],
+        auroc=report["auroc"],
+        reason=report["metrics_reason"],
+        # Frames of a drive resemble their neighbours: intervals that take them for independent would be too narrow.
+        ap_interval=None,
+        fpr95_interval=None,
+        auroc_interval=None,
+        ap_bound=scores["ap_bound"],
+        fpr95_bound=scores["fpr95_bound"],
+        threshold=_logit(report["threshold"]),
+        components=None,
+        segmentation=None,
+        seconds=seconds,
+        details=_details(report),
+        rows=tuple(row.image for row in figures.rows if row.image.pixels),
+        curves=figures.model.curves() if scores["reason"] is None else None,
+    )
+
+
+def _details(report: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What a drive has beside its metrics, for the report."""
+
+    def text(key: str, scale: float, unit: str) -> str:
+        return "n/a" if report[key] is None else f"{scale * report[key]:.1f} {unit}"
+
+    frames = f"{report['frames_in']} in, {report['masks_out']} answered, {report['seconds']:.1f} s"
+    figures = [
+        ("Frames", frames),
+        ("Latency", f"median {text('latency_p50_ms', 1, 'ms')}, 95th percentile {text('latency_p95_ms', 1, 'ms')}"),
+        ("Hazards", f"{report['hazards']}, {text('hazards_per_minute', 1, 'a minute')}"),
+        ("Anomalous road", text("anomalous_road", 100, "% of the road's pixels")),
+        ("Flicker", text("flicker", 100, "% of the mask changes from frame to frame")),
+    ]
+    if report["ap"] is not None:
+        late = f"AP {text('stream_ap', 100, '%')}, FPR95 {text('stream_fpr95', 100, '%')}"
+        figures.append(("Streaming", f"{late}: each frame judged by an output {text('stream_age_ms', 1, 'ms')} old"))
+    return tuple(figures)
+
+
+def report_line(name: str, keys: tuple[str, ...], report: dict[str, Any]) -> str:
+    """One line of figures: `demo: frames_in=60 ... msp_ap=0.1234`, n/a where one is missing."""
+    return f"{name}: " + " ".join(f"{key}={_text(key, report[key])}" for key in keys)
+
+
+def _text(key: str, value: float | int | None) -> str:
+    if value is None:
+        return "n/a"
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.1f}" if key.endswith(("_ms", "_per_minute")) else f"{value:.4f}"
+
+
+def _logit(threshold: float | None) -> float:
+    """Logit of the operating point; not finite where there is none."""
+    if threshold is None or not 0.0 < threshold < 1.0:
+        return math.nan
+    return math.log(threshold / (1.0 - threshold))
+
+
+def _progress(text: str) -> None:
+    """One line that is written over, if somebody watches; an empty text removes it."""
+    if sys.stderr.isatty():
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.replace(path)
