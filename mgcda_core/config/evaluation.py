@@ -47,3 +47,14 @@ class EvaluationSet:
                 raise ConfigError(f"set {self.name}: root belongs to a dataset with a name of its own, not to folder")
         elif not self.root:
             raise ConfigError(f"set {self.name}: dataset {self.dataset} needs root, the folder of the set")
+
+
+def whole_numbers(text: str, flag: str) -> tuple[int, ...]:
+    """Numbers of a comma list such as `2` or `2,3`; none for an empty text, as a set without ignored pixels needs it.
+
+    Raises ConfigError naming the flag.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"{flag} is {text}: give whole numbers with commas between them") from None

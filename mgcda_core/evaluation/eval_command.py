@@ -12,6 +12,7 @@ from typing import Any, get_args
 import yaml
 
 from mgcda_core.config import ConfigError, EvaluationSet, Fpr95Convention, Protocol, ScoreName
+from mgcda_core.config.evaluation import whole_numbers
 from mgcda_core.data.evaluation_sets import open_set
 from mgcda_core.evaluation.bootstrap import RESAMPLES
 from mgcda_core.evaluation.comparison import line, notes, table, write_results
@@ -135,7 +136,7 @@ def _set_of_flags(
     if dataset != FOLDER and (images or masks):
         raise ConfigError(f"--images and --masks belong to dataset folder; {dataset} is found below --root")
     values = {
-        f"{meaning}_values": _whole_numbers(text, f"--{meaning}_values")
+        f"{meaning}_values": whole_numbers(text, f"--{meaning}_values")
         for meaning, text in (("anomaly", anomaly_values), ("ignore", ignore_values), ("normal", normal_values))
     }
     name = dataset if images is None else images.resolve().parent.name
@@ -193,14 +194,6 @@ def _score_names(text: str) -> tuple[ScoreName, ...]:
     if unknown := [name for name in names if name not in get_args(ScoreName)]:
         raise ConfigError(f"unknown score {unknown[0]}: choose from {', '.join(get_args(ScoreName))}")
     return names  # pyright: ignore[reportReturnType]
-
-
-def _whole_numbers(text: str, flag: str) -> tuple[int, ...]:
-    """`2` or `2,3`; none for an empty text, as a set without ignored pixels needs it."""
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"{flag} is {text}: give whole numbers with commas between them") from None
 
 
 @contextmanager

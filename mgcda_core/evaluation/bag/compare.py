@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mgcda_core.config.evaluation import whole_numbers
 from mgcda_core.evaluation.bag.answers import to_logits
 from mgcda_core.evaluation.bag.figures import number, seconds_text
 from mgcda_core.evaluation.bag.outputs import Outputs, RecordedOutputs
-from mgcda_core.evaluation.bag.truth import Truth, open_truth, whole_numbers
+from mgcda_core.evaluation.bag.truth import Truth, open_truth
 from mgcda_core.evaluation.pixel_metrics import PixelMetrics
 from mgcda_core.labels import ANOMALY
 
@@ -88,7 +89,7 @@ def compare_bags(
 
     Raises ValueError naming the first figure past its tolerance, or the file, topic or stamp at fault.
     """
-    change = difference(a, b, labels, whole_numbers(anomaly_values))
+    change = difference(a, b, labels, whole_numbers(anomaly_values, "--anomaly_values"))
     checks = (
         ("frames missing", float(change.missing), max_missing, change.missing <= max_missing),
         ("mask IoU", change.mask_iou, min_mask_iou, change.mask_iou is None or change.mask_iou >= min_mask_iou),

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_core.config import ConfigError
+from mgcda_core.config.evaluation import whole_numbers
 from mgcda_core.data.rendered_bag import CAMERA_HEIGHT, HORIZONTAL_FOV
 from mgcda_core.evaluation.bag.answers import Mount, PredictedAnswers, RecordedAnswers
 from mgcda_core.evaluation.bag.drive import Drive
 from mgcda_core.evaluation.bag.figures import DriveFigures
 from mgcda_core.evaluation.bag.outputs import OutputsWriter, RecordedOutputs
 from mgcda_core.evaluation.bag.pictures import DrivePictures
-from mgcda_core.evaluation.bag.truth import Truth, open_truth, whole_numbers
+from mgcda_core.evaluation.bag.truth import Truth, open_truth
 from mgcda_core.evaluation.report import write_report
 from mgcda_core.evaluation.results import Result
 from mgcda_core.evaluation.scorers import open_scorer
@@ -88,7 +89,7 @@ def eval_bag(
     for name in ("report.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     started = time.monotonic()
-    values = whole_numbers(anomaly_values)
+    values = whole_numbers(anomaly_values, "--anomaly_values")
     drive = Drive(recording, image)
     truth = open_truth(labels, recording, drive.stamps, values)
     msp = cache(lambda: open_scorer(weights, "msp", device))

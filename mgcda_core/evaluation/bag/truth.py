@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mgcda_core.config import ConfigError
 from mgcda_core.data.folder import read_mask
 from mgcda_core.data.rendered_bag import ANOMALY_TOPIC
 from mgcda_core.data.sample import IMAGE_SUFFIXES, DataError
@@ -81,14 +80,6 @@ def open_truth(
     if truth.stamps.isdisjoint(stamps):
         raise DataError(f"no label of {labels} has the stamp of a frame of {recording}: they do not belong together")
     return truth
-
-
-def whole_numbers(text: str) -> tuple[int, ...]:
-    """Mask values of a comma list such as `1` or `2,3`. Raises ConfigError."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--anomaly_values is {text!r}; give whole numbers such as 1 or 2,3") from None
 
 
 def readable_stamps(path: Path, topic: str) -> list[int]:
