@@ -151,6 +151,8 @@ def test_wrong_use_is_refused_before_the_work(config: CalibrationConfig, tiny_we
     for fpr in (0.0, 1.0, 1.5):
         with pytest.raises(ConfigError, match="must lie between 0 and 1"):
             dataclasses.replace(config, fpr=fpr)
+    with pytest.raises(ConfigError, match="limit is -1"):
+        dataclasses.replace(config, limit=-1)
     with pytest.raises(ConfigError, match=r"set data\.rendered"):
         dataclasses.replace(config, domain="drawn")
     with pytest.raises(ConfigError, match="its own semantics"):
@@ -180,3 +182,5 @@ def test_the_shipped_configuration_needs_nothing_but_the_package() -> None:
     config = CalibrationConfig(**{f.name: fields[f.name] for f in dataclasses.fields(CalibrationConfig)})
     assert (config.weights, config.domain, config.fpr) == ("lite", "drawn", 0.01)
     assert config.data == DataConfig(rendered=3000) and len(DrawnImages(config)) == 300
+    seeds = DrawnImages(config).seeds
+    assert DrawnImages(dataclasses.replace(config, limit=3)).seeds == [seeds[0], seeds[100], seeds[200]]

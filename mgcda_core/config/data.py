@@ -209,6 +209,8 @@ class CalibrationConfig:
         for name in ("copies", "bins"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.limit < 0:
+            raise ConfigError(f"limit is {self.limit}: it must be 0, for all scenes, or more")
         if self.domain == "drawn" and not self.data.rendered:
             raise ConfigError("domain drawn needs drawn scenes: set data.rendered")
         if self.void.swap_known or self.void.semantics != "predicted":

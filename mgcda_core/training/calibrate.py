@@ -36,7 +36,7 @@ from mgcda_core.evaluation.calibration import (
 from mgcda_core.evaluation.pixel_metrics import PixelMetrics
 from mgcda_core.inference.predictor import Predictor, load
 from mgcda_core.labels import NORMAL
-from mgcda_core.training.domains import Domain
+from mgcda_core.training.domains import Domain, picked
 from mgcda_core.training.scenes import rendered_scenes
 from mgcda_core.weights.resolve import load_weights, save_weights
 
@@ -94,7 +94,7 @@ class DrawnImages:
     def __init__(self, config: CalibrationConfig) -> None:
         self.config = config
         seeds = rendered_scenes(config.data, "val").seeds
-        self.seeds = seeds[: config.limit] if config.limit else seeds
+        self.seeds = [seeds[number] for number in picked(len(seeds), config.limit)]
         self.described = f"{len(self.seeds)} drawn scenes, seeds from {self.seeds[0]}"
 
     def __len__(self) -> int:
@@ -198,6 +198,8 @@ def report(found: Calibration, data: str, former: float) -> list[str]:
             f"scaled: ECE {before} -> {after} on the half of the scenes it was not fitted on, "
             f"temperature {found.scaling.temperature:.3f}, bias {found.scaling.bias:.3f} (the score stays as it is)"
         )
+    else:
+        lines.append("scaled: not fitted, it takes normal and anomalous pixels in either half of the scenes")
     return lines + [f"note: {note}" for note in point.notes()]
 
 

@@ -44,7 +44,7 @@ class Domain:
         self.sets = scene_sets(config.data, config.split)
         if config.data.rendered and config.domain == "anomaly_mix":
             self.sets.append(rendered_scenes(config.data, config.split))
-        self.scenes = [(s, i) for s, scenes in enumerate(self.sets) for i in _picked(len(scenes), config.limit)]
+        self.scenes = [(s, i) for s, scenes in enumerate(self.sets) for i in picked(len(scenes), config.limit)]
         self.kinds: list[tuple[int, int, Literal["void", "swap", "mix"]]]
         if config.domain == "anomaly_mix":
             self.objects = load_objects(config.data, config.split)
@@ -166,7 +166,7 @@ _TRAIN_ID = np.full(256, IGNORE, np.uint8)
 _TRAIN_ID[list(TRAIN_TO_LABEL_ID)] = range(len(TRAIN_TO_LABEL_ID))
 
 
-def _picked(count: int, limit: int) -> Sequence[int]:
+def picked(count: int, limit: int) -> Sequence[int]:
     """`limit` of `count` numbers, evenly spread."""
     if not 0 < limit < count:
         return range(count)
