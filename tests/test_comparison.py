@@ -78,11 +78,11 @@ def test_notes_name_the_rules_of_a_set_once_and_what_is_special() -> None:
 
 def test_one_result_is_written_as_it_is_and_several_as_a_list(tmp_path: Path) -> None:
     one, many = tmp_path / "new" / "one.json", tmp_path / "many.json"
-    write_results([result()], one, None, None)
+    write_results([result()], one, None, None, several=False)
     written = json.loads(one.read_text())
     assert (written["ap"], written["label_values"], written["rows"][0]["name"]) == (0.25, VALUES, "a")
     assert "curves" not in written
-    write_results([result(components=COMPONENTS), WITHOUT], many, None, None)
+    write_results([result(components=COMPONENTS), WITHOUT], many, None, None, several=True)
     text = many.read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -92,7 +92,7 @@ def test_one_result_is_written_as_it_is_and_several_as_a_list(tmp_path: Path) ->
 
 
 def test_csv_holds_fractions_and_intervals(tmp_path: Path) -> None:
-    write_results([result(components=COMPONENTS), WITHOUT], None, tmp_path / "t.csv", None)
+    write_results([result(components=COMPONENTS), WITHOUT], None, tmp_path / "t.csv", None, several=True)
     with (tmp_path / "t.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
     assert float(first["ap"]) == 0.25
@@ -103,7 +103,7 @@ def test_csv_holds_fractions_and_intervals(tmp_path: Path) -> None:
 
 
 def test_markdown_is_the_table_with_its_notes(tmp_path: Path) -> None:
-    write_results([result(), WITHOUT], None, None, tmp_path / "t.md")
+    write_results([result(), WITHOUT], None, None, tmp_path / "t.md", several=True)
     text = (tmp_path / "t.md").read_text()
     assert text.startswith(table([result(), WITHOUT]))
     assert text.count("\n* ") == len(notes([result(), WITHOUT]))

@@ -93,7 +93,9 @@ def test_a_report_is_written_with_its_pictures(
     assert drive.name in title
 
 
-def test_a_failing_set_names_itself_and_finished_ones_stay(drive: Path, tiny_weights: Path) -> None:
+def test_a_failing_set_names_itself_and_finished_ones_stay(
+    drive: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = drive / "bad"
     for name in ("images", "masks"):
         (bad / name).mkdir(parents=True)
@@ -103,7 +105,8 @@ def test_a_failing_set_names_itself_and_finished_ones_stay(drive: Path, tiny_wei
     chosen = flags(drive, tiny_weights, images=None, masks=None, anomaly_values="1", sets=file)
     with pytest.raises(ValueError, match=r"^set broken: .*f0\.png holds the value 7"):
         evaluate_command(**chosen, json=drive / "t.json")
-    assert json.loads((drive / "t.json").read_text())["set"] == "good"
+    assert [r["set"] for r in json.loads((drive / "t.json").read_text())["results"]] == ["good"]
+    assert "| good " in capsys.readouterr().out
     file.write_text(file.read_text().replace(f"{bad}/masks", f"{bad}/nowhere"))
     with pytest.raises(ValueError, match=r"^set broken: .*nowhere is not a folder"):  # before anything is scored
         evaluate_command(**chosen, csv=drive / "t.csv")
@@ -125,6 +128,10 @@ def test_a_failing_set_names_itself_and_finished_ones_stay(drive: Path, tiny_wei
         ({"score": "sml"}, "sml_images"),
         ({"scores": Path("x")}, "belong to protocol smiyc"),
         ({"sets": Path("x.yaml")}, "leave out the flags"),
+        ({"split": "val"}, "root and split belong to a dataset with a name"),
+        ({"score": "msp,sml"}, "needs --sml_images"),
+        ({"csv": Path("/")}, "/ is a folder: name the file"),
+        ({"report": Path(__file__)}, "is a file: name the folder"),
     ],
 )
 def test_wrong_use_is_said_in_one_sentence(

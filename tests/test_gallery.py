@@ -41,3 +41,10 @@ def test_a_small_picture_keeps_its_size() -> None:
     image, label = np.zeros((64, 96, 3), np.uint8), np.zeros((256, 512), np.uint8)
     shown = picture(image, ScoredImage(0, "small", np.ones((256, 512), np.float32), label), row(0))
     assert (shown.image.shape[:2], shown.score.shape) == ((64, 96), (64, 96))
+
+
+def test_a_score_without_value_on_ignored_pixels_is_drawn_as_the_lowest() -> None:
+    score = np.array([[np.nan, 2.0], [3.0, 1.0]], np.float32)  # the metrics allow it where the label is 255
+    label = np.array([[255, 0], [1, 0]], np.uint8)
+    shown = picture(np.zeros((2, 2, 3), np.uint8), ScoredImage(0, "hole", score, label), row(0))
+    assert shown.score.tolist() == [[1.0, 2.0], [3.0, 1.0]]

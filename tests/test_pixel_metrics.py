@@ -87,6 +87,14 @@ def test_streaming_stays_within_its_bounds_and_a_second_pass_is_exact(case: Imag
     assert (ours["pixels"], ours["positives"]) == (truth["pixels"], truth["positives"])
 
 
+def test_two_positives_of_one_bucket_count_in_the_bound() -> None:
+    case = np.array([2.0, 1.0 + 2.0**-12, 1.0], np.float32), np.array([0, 1, 1])
+    ours, truth = pooled(case).compute(), exact(*case)
+    assert truth["ap"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert ours["ap"] == pytest.approx(2 / 3)  # the two are one tie here
+    assert 0 < ours["ap"] - truth["ap"] <= ours["ap_bound"]
+
+
 def test_ties_perfect_and_inversion_by_hand() -> None:
     label = np.array([1, 0, 0, 0])
     ties = exact(np.full(4, 0.3), label)

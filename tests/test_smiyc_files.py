@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_evaluation_readers import fishyscapes_lost_and_found, lost_and_found, smiyc
+from test_evaluation_readers import fishyscapes_lost_and_found, lost_and_found, smiyc, streethazards
 
 from mgcda_core.config import EvaluationSet
 from mgcda_core.evaluation.evaluate import judge
@@ -51,6 +51,14 @@ def test_lost_and_found_is_stored_by_its_split(tmp_path: Path) -> None:
     fishyscapes_lost_and_found(tmp_path / "fs", [0, 1])
     fishyscapes = EvaluationSet("x", dataset="fishyscapes_lost_and_found", root=str(tmp_path / "fs"))
     assert [*written(fishyscapes, tmp_path / "p")] == [f"anomaly_p/runs-a-b-w-maxlogit/LostAndFound-test/{FRAME}.hdf5"]
+
+
+def test_frames_of_one_name_in_two_folders_keep_apart(tmp_path: Path) -> None:
+    for town in ("t5", "t6"):
+        streethazards(tmp_path, [1, 14], town)
+    chosen = EvaluationSet("../evil", dataset="streethazards", root=str(tmp_path))
+    folder = "anomaly_p/runs-a-b-w-maxlogit/evil"
+    assert sorted(written(chosen, tmp_path / "o")) == [f"{folder}/t5_300.hdf5", f"{folder}/t6_300.hdf5"]
 
 
 def test_other_sets_go_by_their_own_name(drive: Path) -> None:

@@ -43,10 +43,12 @@ class EvaluationSet:
         if self.dataset == "folder":
             if not (self.images and self.masks):
                 raise ConfigError(f"set {self.name}: dataset folder needs images and masks")
-            if self.root:
-                raise ConfigError(f"set {self.name}: root belongs to a dataset with a name of its own, not to folder")
+            if self.root or self.split:
+                raise ConfigError(f"set {self.name}: root and split belong to a dataset with a name, not to folder")
         elif not self.root:
             raise ConfigError(f"set {self.name}: dataset {self.dataset} needs root, the folder of the set")
+        elif self.images or self.masks:
+            raise ConfigError(f"set {self.name}: images and masks belong to dataset folder, not to {self.dataset}")
 
 
 def whole_numbers(text: str, flag: str) -> tuple[int, ...]:

@@ -82,7 +82,7 @@ class Semantics:
     """
 
     def __init__(self, folder: str | Path, data: LabelledPairs) -> None:
-        self.paths = [Path(folder) / f"{image.stem}.png" for image, _ in data.pairs]
+        self.paths = [Path(folder) / f"{stem}.png" for stem in data.stems]
         if missing := [path for path in self.paths if not path.is_file()]:
             raise DataError(f"{missing[0]} is missing: semantics needs a class label for every image, as STEM.png "
                             f"({len(missing)} of {len(self.paths)} are missing)")  # fmt: skip

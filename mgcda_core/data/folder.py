@@ -26,7 +26,7 @@ class LabelledImage:
 
 
 class LabelledPairs:
-    """Image and mask files of one set, read when indexed; `pairs` holds their paths.
+    """Image and mask files of one set, read when indexed; `pairs` holds their paths, `stems` their unique names.
 
     `anomaly_values`, `ignore_values` and `normal_values` are the mask values that mean 1, 255 and 0. Any other value
     in a mask is an error: a wrong layout must not pass as a bad score. Raises ConfigError for a value in two lists.
@@ -46,7 +46,7 @@ class LabelledPairs:
         stems = [image.stem for image, _ in pairs]
         if len(set(stems)) < len(stems):  # folders that number their frames alike
             stems = [f"{image.parent.name}_{image.stem}" for image, _ in pairs]
-        self._stems = stems
+        self.stems = stems
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,7 +60,7 @@ class LabelledPairs:
                 f"{mask_path} is {mask.shape[0]}x{mask.shape[1]} pixels (height x width), its image {image_path} "
                 f"{image.shape[0]}x{image.shape[1]}: they must have the same size"
             )
-        return LabelledImage(image, self._label(mask, mask_path), self._stems[index])
+        return LabelledImage(image, self._label(mask, mask_path), self.stems[index])
 
     def read_image(self, index: int) -> np.ndarray:
         """Image of one pair: uint8 [H, W, 3] RGB."""

@@ -30,9 +30,9 @@ class Histogram:
     """One image's counted pixels in its filled buckets, ascending scores."""
 
     bucket: np.ndarray
-    """int64 [n], unique, in [0, 65536)."""
+    """int32 [n], unique, in [0, 65536)."""
     normal: np.ndarray
-    """int64 [n] pixels of label 0; some of the n may be 0 here or in `anomalous`."""
+    """int32 [n] pixels of label 0; some of the n may be 0 here or in `anomalous`."""
     anomalous: np.ndarray
 
 
@@ -43,7 +43,7 @@ def histogram(score: np.ndarray, label: np.ndarray, mode: Mode) -> Histogram:
     side = (label[counted] == ANOMALY) * np.int64(_BUCKETS)
     normal, anomalous = np.bincount(bucket + side, minlength=2 * _BUCKETS).reshape(2, _BUCKETS)
     filled = np.flatnonzero(normal + anomalous)
-    return Histogram(filled, normal[filled], anomalous[filled])
+    return Histogram(*(part.astype(np.int32) for part in (filled, normal[filled], anomalous[filled])))
 
 
 def pooled_intervals(

@@ -20,6 +20,8 @@ _PLAIN_FIELDS = (
     "set", "dataset", "split", "protocol", "fpr95_convention", "weights", "weights_sha256", "score", "images", "pixels",
     "anomaly_fraction", "threshold", "threshold_source", "reason", "left_out", "ap_bound", "fpr95_bound", "seconds",
 )  # fmt: skip
+MANY_TIES = 0.01
+"""Share of the pixels at one threshold from which it is worth a word."""
 _COMPONENTS = ("mean F1", "sIoU", "PPV")
 Cells = Callable[[Result], list[str]]
 
@@ -46,7 +48,7 @@ def table(results: Sequence[Result]) -> str:
     if any(r.segmentation for r in results):
         columns.append((["mIoU", "open mIoU"], _segmentation_cells))
     head = [name for names, _ in columns for name in names]
-    rows = [[cell for _, cells in columns for cell in cells(r)] for r in results]
+    rows = [[cell.replace("|", "/") for _, cells in columns for cell in cells(r)] for r in results]
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
     return "".join(f"| {' | '.join(c.ljust(w) for c, w in zip(row, widths, strict=True))} |\n" for row in lines)
@@ -66,16 +68,16 @@ def notes(results: Sequence[Result]) -> list[str]:
 
 
 def write_results(
-    results: Sequence[Result], json_path: Path | None, csv_path: Path | None, md_path: Path | None
+    results: Sequence[Result], json_path: Path | None, csv_path: Path | None, md_path: Path | None, several: bool
 ) -> None:
     """Write the files that are given, each all or nothing; folders are made.
 
-    JSON holds one result as it is, several as a list under "results", rows of the images included; what is not finite
-    is null. CSV and JSON hold fractions, Markdown percent.
+    JSON holds one result as it is, or, if `several` were asked for, a list under "results", with rows of the images;
+    what is not finite is null. CSV and JSON hold fractions, Markdown percent.
     """
     if json_path is not None:
         plain = [_plain(r.to_json()) for r in results]
-        _write(json_path, json.dumps(plain[0] if len(plain) == 1 else {"results": plain}, indent=1) + "\n")
+        _write(json_path, json.dumps({"results": plain} if several else plain[0], indent=1) + "\n")
     if csv_path is not None:
         _write(csv_path, _csv(results))
     if md_path is not None:
@@ -117,6 +119,9 @@ def _remarks(result: Result) -> list[str]:
         remarks.append(f"{result.left_out} of {result.images} images lack one label and are no part of the means")
     if result.components is not None:
         remarks.append(f"components by the rules of the {result.components.track} track")
+        if result.components.at_threshold > MANY_TIES:  # spec 5.3
+            remarks.append(f"{100 * result.components.at_threshold:.0f} % of the pixels have exactly this score: the "
+                           "masks hang on one tie")  # fmt: skip
     return remarks
 
 

@@ -70,6 +70,7 @@ def evaluate_command(
         semantics: folder of label maps STEM.png, Cityscapes train ids, 255 on anomalies and void; adds mIoU and open
             mIoU of the segmentation.
         sets: YAML file with a list of sets, each with name and the fields above that describe one; instead of them.
+            Its paths start where the command runs.
         weights: comma list of shipped names, .safetensors paths or https urls.
         score: comma list of model (the whole chain), ensemble, msp, maxlogit, entropy, energy, sml, distance,
             perceptual.
@@ -106,21 +107,37 @@ def evaluate_command(
     for one in chosen:  # a path that is wrong shows before the first network runs
         with _named(one, chosen):
             open_set(one)
+    _check_outputs((json, csv, md), (report, scores))
+    if sml_images is None and any(s == "sml" for _, s in scorers):
+        raise ConfigError("score sml needs --sml_images: a folder of images without anomalies for its statistics")
+    several = len(chosen) * len(scorers) > 1
     judged: list[tuple[Result, list[Picture]]] = []
-    for method in (open_method(w, s, device, sml_images if s == "sml" else None) for w, s in scorers):
-        for one in chosen:
-            with _named(one, chosen):
-                judged.append(judge(one, method, judging, _progress_of(one, method)))
-            judged.sort(key=lambda pair: [c.name for c in chosen].index(pair[0].set))  # keeps the order within a set
-            if is_first():  # of torchrun's processes one writes; what is finished stands, whatever fails later
-                write_results([result for result, _ in judged], json, csv, md)
-    if is_first():
-        _show(judged, report)
+    try:
+        for method in (open_method(w, s, device, sml_images if s == "sml" else None) for w, s in scorers):
+            for one in chosen:
+                with _named(one, chosen):
+                    judged.append(judge(one, method, judging, _progress_of(one, method)))
+                judged.sort(key=lambda pair: [c.name for c in chosen].index(pair[0].set))  # stable: scores in order
+                if is_first():  # of torchrun's processes one writes
+                    write_results([result for result, _ in judged], json, csv, md, several)
+    finally:  # what is finished stands, whatever fails later
+        if is_first() and judged:
+            _show(judged, report, several)
 
 
-def _show(judged: Sequence[tuple[Result, list[Picture]]], report: Path | None) -> None:
+def _check_outputs(files: Sequence[Path | None], folders: Sequence[Path | None]) -> None:
+    """Before hours of work: ConfigError for a file that is a folder, or the other way round."""
+    for path in files:
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path} is a folder: name the file to write")
+    for path in folders:
+        if path is not None and path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file: name the folder to write to")
+
+
+def _show(judged: Sequence[tuple[Result, list[Picture]]], report: Path | None, several: bool) -> None:
     results = [result for result, _ in judged]
-    print(line(results[0]) if len(results) == 1 else table(results))
+    print(table(results) if several else line(results[0]))
     print(*notes(results), sep="\n")
     if report is not None:
         from mgcda_core.evaluation.report import write_report
@@ -139,7 +156,8 @@ def _set_of_flags(
         f"{meaning}_values": whole_numbers(text, f"--{meaning}_values")
         for meaning, text in (("anomaly", anomaly_values), ("ignore", ignore_values), ("normal", normal_values))
     }
-    name = dataset if images is None else images.resolve().parent.name
+    own = None if images is None else images.resolve()
+    name = dataset if own is None else own.parent.name if own.name == "images" else own.name
     folders = {"images": images, "masks": masks, "root": root, "semantics": semantics}
     given = {key: str(folder) for key, folder in folders.items() if folder is not None}
     return EvaluationSet(name, dataset=dataset, split=split, **given, **values)  # pyright: ignore[reportArgumentType]

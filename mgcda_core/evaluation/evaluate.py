@@ -132,7 +132,7 @@ def _work(chosen: EvaluationSet, method: Method, judging: Judging, scored: Score
         image, path = scored[index], scored.path(index)
         if judging.scores is not None:
             name = method_name(method.weights, method.score)
-            write_scores(image.score, score_file(judging.scores, name, chosen, path))
+            write_scores(image.score, score_file(judging.scores, name, chosen, path, image.name))
         try:
             return measure(image, method.scorer.mode, judging.convention)
         except ValueError as error:

@@ -31,7 +31,8 @@ def picture(image: np.ndarray, scored: ScoredImage, row: ImageRow) -> Picture:
     """The picture of one image uint8 [H, W, 3] RGB; score and label come to its size."""
     scale = min(1.0, _WIDTH / image.shape[1])
     size = max(1, round(scale * image.shape[0])), max(1, round(scale * image.shape[1]))
-    return Picture(row.name, _smaller(image, size), _smaller(scored.score, size), label_at(scored.label, size), row)
+    score = np.where(np.isnan(scored.score), np.nanmin(scored.score), scored.score)  # NaN lies on ignored pixels only
+    return Picture(row.name, _smaller(image, size), _smaller(score, size), label_at(scored.label, size), row)
 
 
 def _smaller(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -77,8 +77,8 @@ def ap_bound(tp: np.ndarray, fp: np.ndarray) -> float:
     bucketed = positives * (tp / (tp + fp))
     best = positives * (tp / np.maximum(tp + fp - negatives, 1))
     worst = positives - fp * np.log1p(positives / np.maximum(before + fp, 1))
-    mixed = (positives > 0) & (negatives > 0)
-    gap = max(np.sum((best - bucketed)[mixed]), np.sum((bucketed - worst)[mixed]))
+    unsure = (positives > 0) & (positives + negatives > 1)  # a lone pixel has one order
+    gap = max(np.sum((best - bucketed)[unsure]), np.sum((bucketed - worst)[unsure]))
     return float(gap / tp[-1])
 
 

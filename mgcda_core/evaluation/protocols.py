@@ -45,7 +45,7 @@ PROTOCOLS: dict[Protocol, ProtocolRules] = {
 FPR95: dict[Fpr95Convention, str] = {
     "first_ge": "FPR at the first recall >= 95 %",
     "nearest": "FPR at the recall nearest to 95 %",
-    "smiyc": "FPR at the first recall >= 95 %, else 100 %",
+    "smiyc": "FPR at the first recall >= 95 %",
 }
 
 OBSTACLE_SETS = ("smiyc_obstacle", "lost_and_found")
@@ -101,6 +101,8 @@ def score_at(score: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """Score float32 [H, W] read off at the pixel centres of `size`, bilinearly; None leaves it as it is."""
     if size is None or score.shape == size:
         return score
+    if not np.isfinite(score).all():  # interpolation would make NaN of infinity
+        raise ValueError("scores are not finite; this protocol interpolates them")
     return cv2.resize(score, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 

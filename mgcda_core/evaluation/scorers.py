@@ -34,8 +34,8 @@ Map = Callable[[np.ndarray], np.ndarray]
 
 SEGMENTATION_SCORES = ("msp", "maxlogit", "entropy", "energy", "sml")
 """Those that need a segmentation network and nothing else."""
-UNIT_SCORES = ("msp", "entropy", "distance", "perceptual")
-"""Those in [0, 1]; all others are unbounded, or leave [0, 1] by a little like the ensemble."""
+UNIT_SCORES = ("ensemble", "msp", "entropy", "distance", "perceptual")
+"""Those in [0, 1]; all others are unbounded."""
 _PRIOR_CHANNEL = {"perceptual": 1, "distance": 2}
 
 
@@ -102,7 +102,7 @@ def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Score
 def _part_of_chain(backend: TorchBackend, score: ScoreName) -> Map:
     if score == "ensemble":
         weight = PROFILES["reference"].entropy_weight
-        return lambda image: backend.ensemble(image, weight)
+        return lambda image: backend.ensemble(image, weight).clip(0, 1)  # its bicubic resize leaves them by a little
     channel = _PRIOR_CHANNEL[score]
     return lambda image: _resized(backend.prior(image)[:, channel], image).clamp(0, 1).cpu().numpy()
 

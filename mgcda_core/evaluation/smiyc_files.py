@@ -19,17 +19,25 @@ _LOST_AND_FOUND = ("lost_and_found", "fishyscapes_lost_and_found")
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def score_file(root: Path, method: str, chosen: EvaluationSet, image: Path) -> Path:
-    """Path of one image's score file below `root`; sets that the benchmark does not know go by their own name."""
-    folder = FOLDERS.get(chosen.dataset, chosen.name)
+def score_file(root: Path, method: str, chosen: EvaluationSet, image: Path, stem: str) -> Path:
+    """Path of one image's score file below `root`, `stem` its unique name in the set.
+
+    Sets that the benchmark does not know go by their own name.
+    """
+    folder = FOLDERS.get(chosen.dataset) or file_name(chosen.name)
     if chosen.dataset in _LOST_AND_FOUND:  # Fishyscapes' frames too are stored by the split they come from
         folder = f"LostAndFound-{image.parent.parent.name}"
-    return root / "anomaly_p" / method / folder / f"{image.stem.removesuffix('_leftImg8bit')}.hdf5"
+    return root / "anomaly_p" / method / folder / f"{stem.removesuffix('_leftImg8bit')}.hdf5"
 
 
 def method_name(weights: str, score: str) -> str:
     """A name the benchmark takes for a folder and in its comma lists: `lite-model`."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", f"{weights.removesuffix('.safetensors')}-{score}").strip("-.")
+    return file_name(f"{weights.removesuffix('.safetensors')}-{score}")
+
+
+def file_name(text: str) -> str:
+    """The text as a name of one file or folder, never a path."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
 
 def write_scores(score: np.ndarray, path: Path) -> None:
