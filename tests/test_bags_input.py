@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,13 @@ import pytest
 from bag_files import camera, cut, image, stamps, write_bag
 from rosbags.rosbag2 import CompressionMode, StoragePlugin
 
+from mgcda_core.config import ConfigError
 from mgcda_core.data.rendered_bag import ANOMALY_TOPIC, START_NS
 from mgcda_core.data.sample import DataError
 from mgcda_core.evaluation.bag.drive import Drive
-from mgcda_core.evaluation.bag.truth import open_truth
-from mgcda_core.inference.bags import bag_camera_infos, bag_topics
+from mgcda_core.evaluation.bag.judge import eval_bag
+from mgcda_core.evaluation.bag.truth import anomaly_numbers, open_stamped_truth, open_truth
+from mgcda_core.inference.bags import bag_camera_infos, bag_frames, bag_topics
 from mgcda_core.inference.sources import SourceError
 
 SIZE = (40, 64)
@@ -103,13 +107,43 @@ def test_a_cut_off_recording_gives_what_is_readable(tmp_path: Path, storage: Sto
     assert f"{len(found)} " in fault
 
 
-def test_a_frame_that_cannot_be_read_ends_the_drive_after_those_that_wait(tmp_path: Path) -> None:
-    messages = camera([FRAMES[i] for i in (1, 0, 3, 4)], [stamps(6)[i] for i in (1, 0, 3, 4)])
+def test_a_frame_that_cannot_be_decoded_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = camera([FRAMES[i] for i in (1, 0)], [stamps(6)[i] for i in (1, 0)])
     broken = image(FRAMES[2], stamps(6)[2], "bayer_odd")
-    messages.append(("/camera/image", "sensor_msgs/msg/Image", START_NS + 10**9, broken))
-    found, fault = read(Drive(write_bag(tmp_path / "bag", messages)))
-    assert found == [stamps(6)[i] for i in (0, 1, 3, 4)]
-    assert "message 4: unknown encoding 'bayer_odd'" in fault
+    messages.append(("/camera/image", "sensor_msgs/msg/Image", START_NS + 4 * 10**8, broken))
+    after = camera([FRAMES[i] for i in (3, 4)], [stamps(6)[i] for i in (3, 4)])
+    messages += [(topic, kind, START_NS + 10**9 + i, message) for i, (topic, kind, _, message) in enumerate(after)]
+    drive = Drive(write_bag(tmp_path / "bag", messages))
+    assert read(drive) == ([stamps(6)[i] for i in (0, 1, 3, 4)], "")
+    assert drive.undecodable == 1
+    wanted = "1 of 5 frames cannot be decoded and are skipped, first .*message 2: unknown encoding 'bayer_odd'"
+    assert re.search(wanted, capsys.readouterr().err)
+    with pytest.raises(SourceError, match=r"/camera/image, message 2: unknown encoding 'bayer_odd'"):
+        list(bag_frames(tmp_path / "bag"))
+    none = write_bag(tmp_path / "none", messages[2:3])
+    assert "no frame can be decoded: " in read(Drive(none))[1]
+
+
+def test_a_frame_that_cannot_be_decoded_is_left_out(
+    tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = list(np.random.default_rng(0).integers(0, 255, (4, 48, 64, 3), np.uint8))
+    messages = camera(frames, stamps(4), compressed=True)
+    messages[1][3].data = messages[1][3].data[:20]
+    eval_bag(write_bag(tmp_path / "bag", messages), tmp_path, weights=str(tiny_weights), device="cpu")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["frames_in"], report["frames_undecodable"], report["complete"]) == (3, 1, True)
+    assert report["seconds"] == 0.4
+    assert "warning: 1 of 4 frames cannot be decoded and are skipped" in capsys.readouterr().err
+    assert "1 frames were skipped" in (tmp_path / "report.html").read_text()
+
+
+def test_a_cut_off_file_that_is_compressed_as_a_whole_is_named(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", camera(FRAMES, stamps(6)), StoragePlugin.SQLITE3, CompressionMode.FILE)
+    (file,) = bag.glob("*.zstd")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(SourceError, match=r"bag\.db3\.zstd is damaged or cut off"):
+        Drive(bag)
 
 
 def masks(folder: Path, named: dict[str, int]) -> Path:
@@ -154,3 +188,52 @@ def test_labels_that_do_not_fit_are_named(tmp_path: Path) -> None:
     other = [(ANOMALY_TOPIC, "sensor_msgs/msg/Image", 5, image(np.zeros(SIZE, np.uint8), 5, "mono8"))]
     with pytest.raises(DataError, match="do not belong together"):
         open_truth(write_bag(tmp_path / "other", other), tmp_path, at)
+
+
+def test_a_recordings_own_truth_of_no_frame_is_refused(tmp_path: Path) -> None:
+    truth = [(ANOMALY_TOPIC, "sensor_msgs/msg/Image", 5, image(np.zeros(SIZE, np.uint8), 5, "mono8"))]
+    bag = write_bag(tmp_path / "bag", camera(FRAMES, stamps(6)) + truth)
+    with pytest.raises(DataError, match=r"/truth/anomaly, has the stamp .* do not belong together"):
+        open_truth(None, bag, stamps(6))
+
+
+def test_masks_past_the_end_of_a_damaged_recording_are_left_out(tmp_path: Path) -> None:
+    at = stamps(4)
+    by_index = masks(tmp_path / "a", {f"{i:04d}": 0 for i in range(9)})
+    by_stamp = masks(tmp_path / "b", {str(stamp): 0 for stamp in stamps(9)})
+    for folder in (by_index, by_stamp):
+        truth = open_truth(folder, tmp_path, at, damaged=True)
+        assert truth is not None and (truth.stamps, truth.left_out) == (set(at), 5)
+        with pytest.raises(DataError, match="matches no frame"):
+            open_truth(folder, tmp_path, at)
+    with pytest.raises(DataError, match="matches no frame"):
+        open_truth(masks(tmp_path / "c", {str(at[1] + 3): 0}), tmp_path, at, damaged=True)
+
+
+def test_masks_counted_from_one_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_truth(masks(tmp_path / "a", {f"f{i}": 0 for i in (1, 2, 3)}), tmp_path, stamps(4))
+    assert "numbered from 1 on" in capsys.readouterr().err
+    with pytest.raises(DataError, match="f4"):
+        open_truth(masks(tmp_path / "b", {f"f{i}": 0 for i in (1, 2, 3, 4)}), tmp_path, stamps(4))
+    assert "numbered from 1 on" in capsys.readouterr().err
+    open_truth(masks(tmp_path / "c", {f"f{i}": 0 for i in (0, 1, 2, 3)}), tmp_path, stamps(4))
+    open_truth(masks(tmp_path / "d", {f"f{i}": 0 for i in (1, 2)}), tmp_path, stamps(4))
+    assert capsys.readouterr().err == ""
+
+
+def test_answers_are_labelled_by_stamp_only(tmp_path: Path) -> None:
+    at = stamps(5)
+    answered = [at[i] for i in (0, 1, 3)]
+    truth = open_stamped_truth(masks(tmp_path / "a", {str(stamp): 0 for stamp in at}), tmp_path, answered)
+    assert (truth.stamps, truth.left_out) == (set(answered), 2)
+    with pytest.raises(DataError, match=r"named by index, .* name them by stamp"):
+        open_stamped_truth(masks(tmp_path / "b", {"0000": 0, "0003": 0}), tmp_path, answered)
+    with pytest.raises(DataError, match="none has; name them by stamp"):
+        open_stamped_truth(masks(tmp_path / "c", {str(at[2]): 0}), tmp_path, answered)
+
+
+@pytest.mark.parametrize("text", ["", ",", "0", "255", "1,255", "-1", "256", "1,300"])
+def test_values_that_cannot_mean_anomaly_are_refused(text: str) -> None:
+    assert anomaly_numbers("1,2,254") == (1, 2, 254)
+    with pytest.raises(ConfigError, match=r"--anomaly_values is .* from 1 to 254"):
+        anomaly_numbers(text)

@@ -13,6 +13,7 @@ import pytest
 from bag_files import PERIOD, STORE, answers, camera, cut, stamps, write_bag
 from rosbags.highlevel import AnyReader
 
+from mgcda_core.config import ConfigError
 from mgcda_core.data.rendered_bag import ANOMALY_TOPIC, START_NS, frames_to_bag, render_drive
 from mgcda_core.evaluation.bag import judge
 from mgcda_core.evaluation.bag.answers import to_logits
@@ -152,12 +153,21 @@ def test_hazards_stand_where_the_camera_info_says(tmp_path: Path, drive: Path, t
 def test_a_recording_cut_off_is_judged_as_far_as_it_goes(tmp_path: Path, tiny_weights: Path) -> None:
     frames = list(np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), np.uint8))
     recording = cut(write_bag(tmp_path / "bag", camera(frames, stamps(20))), 0.4)
-    out = tmp_path / "out"
+    out, labels = tmp_path / "out", tmp_path / "labels"
+    labels.mkdir()
+    for i in range(20):
+        cv2.imwrite(str(labels / f"{i:04d}.png"), np.arange(48 * 64).reshape(48, 64) % 2)
     with pytest.raises(SourceError, match=r"bag\.mcap is damaged or cut off .* covers the \d+ frames"):
-        judge.eval_bag(recording, out, weights=str(tiny_weights), device="cpu")
+        judge.eval_bag(recording, out, labels=labels, weights=str(tiny_weights), device="cpu", latency_ms=150)
     report = written(out)
     assert 4 < report["frames_in"] < 12
     assert report["complete"] is False
+    assert report["labelled_frames"] == report["frames_in"] == 20 - report["labels_left_out"]
+    assert 0 < report["ap"] < 1
+    page = (out / "report.html").read_text()
+    for text in ("Incomplete", "is damaged or cut off", "latency stated: 150 ms", "Before the first output", "2 frames",
+                 "Labels left out", f"{report['labels_left_out']} labels belong to no readable frame"):  # fmt: skip
+        assert text in page
     assert f"{report['frames_in']} images of /camera/image before that were read" in report["fault"]
     assert {path.name for path in out.iterdir()} == FILES | {"outputs"}
     assert len(list(RecordedOutputs(out / "outputs"))) == report["frames_in"]
@@ -210,7 +220,34 @@ def test_a_replay_of_real_frames_without_its_figures(
     missing = ("ap", "fpr95", "msp_ap", "latency_p50_ms", "stream_age_ms", "stream_frames_without_output", "threshold")
     assert [report[key] for key in missing] == [None] * len(missing)
     assert (report["hazards"], report["stream_latency"], report["moments"]) == (1, "unknown", [])
-    assert "latency_p95_ms=n/a ap=n/a fpr95=n/a msp_ap=n/a" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "latency_p95_ms=n/a ap=n/a fpr95=n/a msp_ap=n/a" in printed
+    assert printed.startswith("eval-bag: no metrics: no labels\n")
+
+
+def test_only_files_of_an_earlier_run_are_removed(tmp_path: Path, drive: Path, red_is_odd: Callable) -> None:
+    kept = [tmp_path / "moments" / name for name in ("mine.png", "01_notes.png", "deep/01_1700000000.000000000.png")]
+    old = tmp_path / "moments" / "01_1600000000.000000000.png"
+    for path in (*kept, old):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    recorded = write_bag(tmp_path / "result", answers([np.full(SIZE, 0.25, np.float32)], [START_NS]))
+    judge.eval_bag(drive, tmp_path, recorded=recorded)
+    assert all(path.exists() for path in kept) and not old.exists()
+    with pytest.raises(NotADirectoryError, match=r"mine\.png is a file: give --out the name of a folder"):
+        judge.eval_bag(drive, kept[0], recorded=recorded)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"threshold": 0.5}, {"min_area": 5}, {"camera_info": "/c"}, {"camera_height": 1.0}, {"camera_pitch": 0.1},
+     {"horizontal_fov": 1.0}],
+)  # fmt: skip
+def test_options_of_predictions_do_not_go_with_recorded_ones(
+    tmp_path: Path, drive: Path, option: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=f"--{next(iter(option))} would not change what --recorded holds"):
+        judge.eval_bag(drive, tmp_path, recorded=tmp_path / "result", **option)
 
 
 def test_an_old_report_goes_before_anything_can_fail(tmp_path: Path) -> None:
@@ -241,8 +278,11 @@ def test_what_does_not_belong_together_is_named(tmp_path: Path, drive: Path, red
             judge.eval_bag(drive, out, recorded=recorded, result_json=figures)
     with pytest.raises(ValueError, match="--recorded"):
         judge.eval_bag(drive, out, result_json=figures)
-    with pytest.raises(ValueError, match="latency_ms is -1"):
-        judge.eval_bag(drive, out, latency_ms=-1)
+    for below in ("latency_ms", "moment_gap_s", "min_area"):
+        with pytest.raises(ConfigError, match=f"{below} is -1"):
+            judge.eval_bag(drive, out, **dict[str, Any]({below: -1}))
+    with pytest.raises(ConfigError, match="--anomaly_values is '0'"):
+        judge.eval_bag(drive, out, anomaly_values="0")
     assert not (out / "report.json").exists()
 
 

@@ -68,26 +68,41 @@ def test_only_what_lies_on_the_road_counts() -> None:
     assert (nothing.road, nothing.anomalous, nothing.suspicion) == (0, 0, 0.0)
 
 
-def peaks_by_definition(values: list[float], stamps: list[int], gap: int) -> list[int]:
-    found = []
-    for i, value in enumerate(values):
-        before = [v for v, s in zip(values, stamps, strict=True) if 0 < stamps[i] - s <= gap]
-        after = [v for v, s in zip(values, stamps, strict=True) if 0 < s - stamps[i] <= gap]
-        if value > max([0.0, *before]) and value >= max([0.0, *after]):
+def chosen(stamps: list[int], values: list[float], gap: int, most: int) -> list[int]:
+    peaks: Peaks[int] = Peaks(gap, most)
+    for i, (stamp, value) in enumerate(zip(stamps, values, strict=True)):
+        peaks.add(stamp, value, lambda i=i: i)
+    return [peak.content for peak in peaks.best()]
+
+
+def by_definition(stamps: list[int], values: list[float], gap: int, most: int) -> list[int]:
+    """Greedy suppression among the best of each half gap, all of them kept."""
+    stretches: dict[int, list[int]] = {}
+    for i, stamp in enumerate(stamps):
+        stretches.setdefault((stamp - stamps[0]) * 2 // gap, []).append(i)
+    best = [min(members, key=lambda i: (-values[i], i)) for members in stretches.values()]
+    found: list[int] = []
+    for i in sorted(best, key=lambda i: (-values[i], i)):
+        if values[i] > 0 and all(abs(stamps[i] - stamps[j]) >= gap for j in found):
             found.append(i)
-    return sorted(found, key=lambda i: (-values[i], i))
+    return found[:most]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_peaks_in_time(seed: int) -> None:
+def test_moments_are_the_highest_that_keep_the_gap(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    values = (rng.integers(0, 9, 60) / 10).tolist()
-    stamps = np.cumsum(rng.integers(1, 4, 60)).tolist()
-    peaks: Peaks[int] = Peaks(gap_ns=5, most=4)
-    for i, (stamp, value) in enumerate(zip(stamps, values, strict=True)):
-        peaks.add(stamp, value, lambda i=i: i)
-    wanted = peaks_by_definition(values, stamps, 5)
-    assert len(wanted) > 4
-    best = peaks.best()
-    assert [peak.content for peak in best] == wanted[:4]
-    assert [(peak.stamp_ns, peak.value) for peak in best] == [(stamps[i], values[i]) for i in wanted[:4]]
+    values = (rng.integers(0, 9, 200) / 10).tolist()
+    stamps = np.cumsum(rng.integers(1, 4, 200)).tolist()
+    assert chosen(stamps, values, 6, 4) == by_definition(stamps, values, 6, 4)
+    assert len(chosen(stamps, values, 6, 99)) > 20
+
+
+def test_moments_by_hand() -> None:
+    at = list(range(0, 100, 10))
+    falling = [1 - 0.05 * i for i in range(10)]
+    assert chosen(at, falling, 20, 20) == [0, 2, 4, 6, 8]  # exactly the gap apart
+    assert chosen(at, falling[::-1], 20, 20) == [9, 7, 5, 3, 1]
+    assert chosen(at, falling, 20, 3) == [0, 2, 4]
+    assert chosen(at, [0.5] * 10, 1000, 20) == [0]
+    assert chosen(at, falling, 0, 20) == list(range(10))
+    assert chosen(at, [0.0] * 10, 20, 20) == []

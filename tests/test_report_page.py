@@ -94,6 +94,23 @@ def test_enlarging_choosing_and_a_phone(tmp_path: Path, report: Path):
 
 
 @needs_chromium
+def test_a_recording_opens_with_its_most_suspicious_moment(tmp_path: Path, result: Result):
+    shown = [picture(number, labelled=False) for number in (1, 3, 0, 2)]
+    drive = replace(result, dataset="recording", pixels=0, curves=None, ap=None, reason="no labels")
+    path = write_report([drive], [shown], tmp_path / "drive.html", "A drive")
+    with Chromium(str(CHROMIUM), tmp_path / "profile") as page:
+        page.open(path)
+        names = page.run("[...document.querySelectorAll('.card h3')].map((h) => h.textContent)")
+        assert names == [p.name for p in shown]
+        assert page.run("[...document.querySelectorAll('#order option')].map((o) => o.textContent)") == [
+            "Most suspicious",
+            "Largest share masked",
+            "Name",
+        ]
+        assert page.errors == []
+
+
+@needs_chromium
 def test_a_report_without_ground_truth(tmp_path: Path, result: Result):
     bare = {"ap": None, "fpr95": None, "auroc": None, "ap_interval": None, "fpr95_interval": None}
     drive = replace(result, **bare, auroc_interval=None, reason="no labels", pixels=0, curves=None, label_values={})

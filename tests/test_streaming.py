@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from bag_files import answers, camera, write_bag
 
-from mgcda_core.evaluation.bag.streaming import Output, Schedule, StreamingScore
+from mgcda_core.data.rendered_bag import START_NS
+from mgcda_core.evaluation.bag.judge import eval_bag
+from mgcda_core.evaluation.bag.streaming import Output, Replayed, Schedule, StreamingScore
 from mgcda_core.evaluation.pixel_metrics import ExactMetrics
 
 
-def judged(stamps: list[int], latencies: list[int]) -> list[int | None]:
-    """Stamp of the output each frame is judged against."""
-    schedule = Schedule()
+def judged(
+    stamps: list[int], latencies: list[int | None], schedule: Schedule | Replayed | None = None
+) -> list[int | None]:
+    """Stamp of the output each frame is judged against; a frame without a latency is never answered."""
+    schedule = schedule or Schedule()
     found = []
     for stamp, latency in zip(stamps, latencies, strict=True):
-        schedule.arrive(Output(stamp, latency, np.zeros((1, 1), np.float32)))
+        if latency is not None:
+            schedule.arrive(Output(stamp, latency, np.zeros((1, 1), np.float32)))
         newest = schedule.newest(stamp)
         found.append(None if newest is None else newest.stamp_ns)
     return found
@@ -41,6 +50,13 @@ def test_by_hand() -> None:
     # Ready at 10 in the moment frame 10 comes: it counts, and 10 is taken at once.
     assert judged(stamps, [10] * 6) == [None, 0, 10, 20, 30, 40]
     assert judged(stamps, [100] * 6) == [None] * 6
+
+
+def test_the_latencies_of_a_replay_hold_the_wait_already() -> None:
+    # A node that takes 15: frame 10 waits for frame 0 until 15 and comes at 30, 20 is dropped, 30 comes at 45.
+    stamps, latencies = [0, 10, 20, 30, 40, 50], [15, 20, None, 15, 20, None]
+    assert judged(stamps, latencies, Replayed()) == [None, None, 0, 10, 10, 30]
+    assert judged(stamps, [100, 0, 0, 0, 0, 0], Replayed()) == [None, 10, 20, 30, 40, 50]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -95,3 +111,27 @@ def test_an_output_of_another_size_is_scaled_to_the_frame() -> None:
     score.add(0, None, Output(0, 0, np.array([[-1.0, 1.0]], np.float32)))
     score.add(9, np.array([[0, 0, 1, 1]] * 2, np.uint8), None)
     assert score.metrics.compute()["ap"] == 1.0
+
+
+COUNTS = {"frames_in": 30, "masks_out": 20, "hazards": 0, "latency_p50_ms": 130.0, "latency_p95_ms": 150.0}
+
+
+@pytest.mark.parametrize(("rate", "age_ms"), [(15.0, 154.8), (0.0, 221.4)])
+def test_the_wait_in_the_mailbox_counts_once(tmp_path: Path, tiny_weights: Path, rate: float, age_ms: float) -> None:
+    """A node that takes 100 ms at 15 Hz; with rate 0 the same latencies would be those of single frames."""
+    at = [START_NS + round(i * 1e9 / 15) for i in range(30)]
+    latencies, free, taken = dict[int, float](), 0, -1
+    while taken < 29:
+        free = max(free, at[taken + 1])
+        taken = max(i for i, stamp in enumerate(at) if stamp <= free)
+        free += 100_000_000
+        latencies[taken] = (free - at[taken]) / 1e6
+    drive = write_bag(tmp_path / "drive", camera([np.zeros((32, 48, 3), np.uint8)] * 30, at))
+    scores = [np.full((32, 48), 0.2, np.float32)] * len(latencies)
+    recorded = write_bag(tmp_path / "result", answers(scores, [at[i] for i in latencies]))
+    figures = tmp_path / "result.json"
+    figures.write_text(json.dumps(COUNTS | {"rate": rate, "latencies_ms": list(latencies.values())}))
+    eval_bag(drive, tmp_path / "out", recorded=recorded, result_json=figures, weights=str(tiny_weights), device="cpu")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["stream_age_ms"] == pytest.approx(age_ms, abs=0.1)
+    assert report["stream_latency"] == ("of the replay, waiting included" if rate else "measured")

@@ -35,6 +35,15 @@ class RecordedFrame(Frame):
 
 
 @dataclass(frozen=True)
+class BrokenFrame:
+    """An image message that cannot be decoded."""
+
+    stamp_ns: int
+    fault: str
+    """Recording, topic, number of the message and what is wrong."""
+
+
+@dataclass(frozen=True)
 class BagMessage:
     """One message of a recording."""
 
@@ -52,15 +61,24 @@ def bag_frames(path: Path, topic: str | None = None) -> Iterator[RecordedFrame]:
 
     `path` is the recording's folder or one .mcap / .db3 file; `topic` may be left out if there is one image topic.
     Stems are the topic and a running number. A recording that was cut off gives the frames before the cut, then
-    raises SourceError naming the file.
+    raises SourceError naming the file; so does a frame that cannot be decoded.
     """
+    for frame in bag_images(path, topic):
+        if isinstance(frame, BrokenFrame):
+            raise SourceError(frame.fault)
+        yield frame
+
+
+def bag_images(path: Path, topic: str | None = None) -> Iterator[RecordedFrame | BrokenFrame]:
+    """The same as bag_frames, going on after a frame that cannot be decoded."""
     chosen = _choose(path, topic, {name for name, kind in bag_topics(path).items() if kind in IMAGE_TYPES})
     number = -1
     for number, found in enumerate(bag_messages(path, {chosen})):
         try:
             image = _decode(found.message, found.msgtype)
         except ValueError as error:
-            raise SourceError(f"{path}, topic {chosen}, message {number}: {error}") from error
+            yield BrokenFrame(stamp_ns(found.message), f"{path}, topic {chosen}, message {number}: {error}")
+            continue
         stem = f"{chosen.strip('/').replace('/', '_')}_{number:06d}"
         yield RecordedFrame(image, stem, stamp_ns(found.message), found.received_ns, found.message.header.frame_id)
     if number < 0:
@@ -214,6 +232,10 @@ def _existing_files(path: Path) -> list[Path]:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: give a recording's folder, or its .mcap or .db3 file")
     files = _storage_files(path)
+    packed = sorted(path.glob("*.zstd"), key=natural_key)
+    if packed and not files:
+        lost = "compressed as a whole, such a file cannot be read in part"
+        raise SourceError(f"{packed[0]} is damaged or cut off, or its metadata.yaml is missing or damaged: {lost}")
     if not files or files[0].suffix.lower() not in BAG_SUFFIXES:
         raise SourceError(f"{path} is no recording: give its folder, or its {' or '.join(BAG_SUFFIXES)} file")
     return files

@@ -58,7 +58,7 @@ class PredictedAnswers:
     def __init__(
         self, predictor: Predictor, infos: Sequence[tuple[int, Any]], mount: Mount, min_area: int, expected: int
     ) -> None:
-        self.expected, self.replay = expected, dict[str, Any]()
+        self.expected, self.replay, self.waited = expected, dict[str, Any](), False
         self.sha256, self.threshold = predictor.backend.sha256, predictor.threshold
         self._predictor, self._mount, self._min_area = predictor, mount, min_area
         self._infos = [(stamp, info) for stamp, info in infos if np.isfinite(info.k).all() and min(info.k[[0, 4]]) > 0]
@@ -95,12 +95,15 @@ class RecordedAnswers:
 
     `segmentation` is (a score of the segmentation network, sha256 of the weights): the node does not publish the road.
     `result_json` of the replay has `replay`, its counts and latencies; `threshold` is the lowest masked score so far.
+    `waited`: the latencies hold the wait in the node's mailbox, as they do unless the replay sent each frame only after
+    the mask of the one before (rate 0).
     Raises FileNotFoundError, or ValueError naming the field of `result_json` at fault.
     """
 
     def __init__(self, outputs: RecordedOutputs, segmentation: tuple[Scorer, str], result_json: Path | None) -> None:
         self.expected, self.threshold = len(outputs.stamps), None
-        self.replay, self._latencies_ms = _figures(result_json, outputs.masks) if result_json else ({}, {})
+        self.replay, self._latencies_ms, rate = _figures(result_json, outputs.masks) if result_json else ({}, {}, 0.0)
+        self.waited = rate != 0.0
         self._segment, self.sha256 = segmentation[0].segmentation, segmentation[1]
         self._path, self._outputs = outputs.path, iter(outputs)
         self._next: Outputs | None = None
@@ -140,8 +143,8 @@ class RecordedAnswers:
             )
 
 
-def _figures(path: Path, masks: Sequence[int]) -> tuple[dict[str, Any], dict[int, float]]:
-    """FIGURES of a replay's JSON file, and stamp -> latency in ms for the `masks` (stamps in their order of coming).
+def _figures(path: Path, masks: Sequence[int]) -> tuple[dict[str, Any], dict[int, float], float | None]:
+    """FIGURES of a replay's JSON file, stamp -> latency in ms for the `masks` (stamps in their order of coming), rate.
 
     Raises FileNotFoundError, or ValueError naming the file and field at fault.
     """
@@ -151,14 +154,14 @@ def _figures(path: Path, masks: Sequence[int]) -> tuple[dict[str, Any], dict[int
         )
     try:
         raw = json.loads(path.read_text())
-        figures, latencies = {key: raw[key] for key in FIGURES}, raw["latencies_ms"]
+        figures, latencies, rate = {key: raw[key] for key in FIGURES}, raw["latencies_ms"], raw.get("rate")
     except (json.JSONDecodeError, TypeError) as error:
         raise ValueError(f"{path} is not a replay's JSON file ({error}); replay the bag again") from error
     except KeyError as error:
         raise ValueError(f"{path} has no field {error}; replay the bag again") from error
     if len(latencies) != len(masks):
         raise ValueError(f"{path} has {len(latencies)} latencies_ms for {len(masks)} masks; replay the bag again")
-    return figures, dict(zip(masks, map(float, latencies), strict=True))
+    return figures, dict(zip(masks, map(float, latencies), strict=True)), rate
 
 
 def to_logits(score: np.ndarray) -> np.ndarray:

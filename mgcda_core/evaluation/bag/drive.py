@@ -11,7 +11,7 @@ import numpy as np
 
 from mgcda_core.data.rendered_bag import ANOMALY_TOPIC, LABELS_TOPIC
 from mgcda_core.evaluation.bag.truth import readable_stamps
-from mgcda_core.inference.bags import IMAGE_TYPES, RecordedFrame, bag_frames, bag_topics
+from mgcda_core.inference.bags import IMAGE_TYPES, BrokenFrame, RecordedFrame, bag_images, bag_topics
 from mgcda_core.inference.sources import SourceError
 
 Item = TypeVar("Item")
@@ -21,14 +21,17 @@ class Drive:
     """Frames of one image topic by ascending stamp; only what must wait for its turn is kept in memory.
 
     Recordings keep the order of arrival, in which a frame may come after a younger one: such frames are sorted in,
-    `out_of_order` counts them and stderr says so. Raises SourceError naming recording and topic if there is no such
-    topic or frame, or if two frames have one stamp (a camera driver that does not stamp).
+    `out_of_order` counts them and stderr says so. `damaged`: the recording was cut off, the stamps are those before.
+    `undecodable` counts the frames that were skipped so far because they cannot be decoded. Raises SourceError naming
+    recording and topic if there is no such topic or frame, or if two frames have one stamp (a camera driver that does
+    not stamp).
     """
 
     def __init__(self, path: Path, topic: str | None = None) -> None:
         self.path = path
         self.topic = _image_topic(path, topic)
-        arrived = readable_stamps(path, self.topic)
+        self.undecodable = 0
+        arrived, self.damaged = readable_stamps(path, self.topic)
         if not arrived:
             raise SourceError(f"{path} holds no message on topic {self.topic}")
         self.stamps = sorted(arrived)
@@ -60,8 +63,24 @@ class Drive:
         return float(np.median(np.diff(self.stamps))) if len(self.stamps) > 1 else 0.0
 
     def frames(self) -> Iterator[RecordedFrame]:
-        """All frames; a recording that was cut off gives what is readable, then raises SourceError."""
-        return in_order(bag_frames(self.path, self.topic), self.stamps, lambda frame: frame.stamp_ns)
+        """All frames; a recording that was cut off gives what is readable, then raises SourceError.
+
+        Frames that cannot be decoded are skipped, counted, and named on stderr at the end; SourceError if all are so.
+        """
+        first = ""
+        try:
+            for frame in in_order(bag_images(self.path, self.topic), self.stamps, lambda frame: frame.stamp_ns):
+                if isinstance(frame, BrokenFrame):
+                    self.undecodable += 1
+                    first = first or frame.fault
+                else:
+                    yield frame
+        finally:
+            if first:
+                skipped = f"{self.undecodable} of {len(self)} frames cannot be decoded and are skipped"
+                print(f"warning: {skipped}, first {first}", file=sys.stderr)
+        if self.undecodable == len(self):
+            raise SourceError(f"no frame can be decoded: {first}")
 
 
 def in_order(items: Iterable[Item], stamps: Sequence[int], stamp_of: Callable[[Item], int]) -> Iterator[Item]:

@@ -38,22 +38,27 @@ class FrameRow:
 class DriveFigures:
     """Accumulates the answered frames of a drive in the order of time.
 
-    `stated_latency_ms` replaces the measured latencies in the streaming score. `baseline` gives the maximum softmax
-    probability score, uint8 [H, W, 3] RGB -> [0, 1] [H, W]; only labelled frames ask for it.
+    `stated_latency_ms` replaces the answers' latencies in the streaming score; `waited` says that these hold the wait
+    for the predictor (see StreamingScore). `baseline` gives the maximum softmax probability score, uint8 [H, W, 3] RGB
+    -> [0, 1] [H, W]; only labelled frames ask for it.
     """
 
     stated_latency_ms: float | None
     baseline: Callable[[np.ndarray], np.ndarray]
+    waited: bool = False
     rows: list[FrameRow] = field(default_factory=list)
     model: PixelMetrics = field(default_factory=PixelMetrics)
     msp: PixelMetrics = field(default_factory=lambda: PixelMetrics("unit"))
-    streaming: StreamingScore = field(default_factory=StreamingScore)
+    streaming: StreamingScore = field(init=False)
     flicker: Flicker = field(default_factory=Flicker)
     frames: int = 0
     labelled: int = 0
     _road: int = 0
     _anomalous: int = 0
     _timed: bool = True
+
+    def __post_init__(self) -> None:
+        self.streaming = StreamingScore(self.waited and self.stated_latency_ms is None)
 
     def add(self, frame: RecordedFrame, label: np.ndarray | None, answer: Answer | None) -> FrameRow | None:
         """One frame with its label and answer, where it has them; returns its row if it was answered."""
@@ -112,7 +117,7 @@ class DriveFigures:
             "stream_fpr95": stream["fpr95"] if judged else None,
             "stream_age_ms": self.streaming.mean_age_ms if timed else None,
             "stream_frames_without_output": self.streaming.frames_without_output if timed else None,
-            "stream_latency": _latency_source(self.stated_latency_ms, timed),
+            "stream_latency": _latency_source(self.stated_latency_ms, timed, self.waited),
         }
 
     def _stream(self, frame: RecordedFrame, label: np.ndarray | None, answer: Answer | None) -> float | None:
@@ -156,10 +161,12 @@ def seconds_text(stamp_ns: int) -> str:
     return f"{stamp_ns // 1_000_000_000}.{stamp_ns % 1_000_000_000:09d}"
 
 
-def _latency_source(stated_ms: float | None, timed: bool) -> str:
+def _latency_source(stated_ms: float | None, timed: bool, waited: bool) -> str:
     if stated_ms is not None:
         return f"stated: {stated_ms:g} ms"
-    return "measured" if timed else "unknown"
+    if not timed:
+        return "unknown"
+    return "of the replay, waiting included" if waited else "measured"
 
 
 def _image_row(

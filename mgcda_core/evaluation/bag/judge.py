@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from mgcda_core.config import ConfigError
-from mgcda_core.config.evaluation import whole_numbers
 from mgcda_core.data.rendered_bag import CAMERA_HEIGHT, HORIZONTAL_FOV
 from mgcda_core.evaluation.bag.answers import Mount, PredictedAnswers, RecordedAnswers
 from mgcda_core.evaluation.bag.drive import Drive
 from mgcda_core.evaluation.bag.figures import DriveFigures
 from mgcda_core.evaluation.bag.outputs import OutputsWriter, RecordedOutputs
 from mgcda_core.evaluation.bag.pictures import DrivePictures
-from mgcda_core.evaluation.bag.truth import Truth, open_truth
+from mgcda_core.evaluation.bag.result import drive_result
+from mgcda_core.evaluation.bag.truth import Truth, anomaly_numbers, open_truth
 from mgcda_core.evaluation.report import write_report
-from mgcda_core.evaluation.results import Result
 from mgcda_core.evaluation.scorers import open_scorer
 from mgcda_core.inference.bags import bag_camera_infos
 from mgcda_core.inference.predictor import load
 from mgcda_core.inference.sources import SourceError
-from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
+from mgcda_core.labels import ANOMALY
 
 KEYS = ("frames_in", "masks_out", "hazards", "latency_p50_ms", "latency_p95_ms", "ap", "fpr95", "msp_ap")
 """The first keys of report.json, in the order of the last printed line; metrics are fractions, None without truth."""
 MORE = ("auroc", "stream_ap", "stream_fpr95", "stream_age_ms", "hazards_per_minute", "anomalous_road", "flicker")
 """Those of the line before."""
+MIN_AREA, CAMERA_PITCH = 100, 0.0
 
 
 def eval_bag(
@@ -49,9 +49,9 @@ def eval_bag(
     threshold: float | None = None,
     latency_ms: float | None = None,
     moment_gap_s: float = 1.0,
-    min_area: int = 100,
+    min_area: int = MIN_AREA,
     camera_height: float = CAMERA_HEIGHT,
-    camera_pitch: float = 0.0,
+    camera_pitch: float = CAMERA_PITCH,
     horizontal_fov: float = HORIZONTAL_FOV,
 ) -> None:
     """Judge a recorded drive: latency, hazards, flicker, suspicious moments; with labels metrics and streaming score.
@@ -81,17 +81,29 @@ def eval_bag(
 
     ap, fpr95, auroc and msp_ap are pooled over the labelled frames that have an answer, the streaming score over all
     labelled frames. All but the latencies, and with them the streaming score without --latency_ms, repeats exactly.
+    With --recorded the last line printed begins with `demo:`, since tools read that line of `make demo`.
     Raises ValueError or OSError naming the file, topic or stamp at fault; for a recording that was cut off only after
     everything is written for what could be read, with "complete": false in report.json.
     """
-    _check(recorded, result_json, latency_ms, moment_gap_s)
+    of_predictions = {
+        "threshold": threshold is not None,
+        "min_area": min_area != MIN_AREA,
+        "camera_info": camera_info is not None,
+        "camera_height": camera_height != CAMERA_HEIGHT,
+        "camera_pitch": camera_pitch != CAMERA_PITCH,
+        "horizontal_fov": horizontal_fov != HORIZONTAL_FOV,
+    }
+    _check_recorded(recorded, result_json, [f"--{name}" for name, given in of_predictions.items() if given])
+    _check_least({"latency_ms": latency_ms, "moment_gap_s": moment_gap_s, "min_area": min_area})
+    values = anomaly_numbers(anomaly_values)
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file: give --out the name of a folder")
     out.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     started = time.monotonic()
-    values = whole_numbers(anomaly_values, "--anomaly_values")
     drive = Drive(recording, image)
-    truth = open_truth(labels, recording, drive.stamps, values)
+    truth = open_truth(labels, recording, drive.stamps, values, damaged=drive.damaged)
     msp = cache(lambda: open_scorer(weights, "msp", device))
     if recorded is None:
         mount = Mount(camera_height, camera_pitch, horizontal_fov)
@@ -99,28 +111,36 @@ def eval_bag(
         answers = PredictedAnswers(load(weights, device, threshold), infos, mount, min_area, len(drive))
     else:
         answers = RecordedAnswers(RecordedOutputs(recorded), msp(), result_json)
-    figures = DriveFigures(latency_ms, lambda pixels: msp()[0](pixels))
+    figures = DriveFigures(latency_ms, lambda pixels: msp()[0](pixels), answers.waited)
     with DrivePictures(out, drive.rate_hz, answers.expected, round(1e9 * moment_gap_s)) as pictures:
         fault = _watch(drive, truth, answers, figures, pictures, out / "outputs")
         moments, gallery = pictures.finish()
     report = _report(drive, answers, figures, fault) | {"weights": weights, "moments": moments}
+    report["labels_left_out"] = truth.left_out if truth else 0
     report["rows"] = [asdict(row) for row in figures.rows]
-    result = _result(recording.resolve().stem, report, figures, values, time.monotonic() - started)
+    result = drive_result(recording.resolve().stem, report, figures, values, time.monotonic() - started)
     write_report([result], [gallery], out / "report.html", f"{recording.resolve().stem}: {weights}")
     _write_json(out / "report.json", report)
+    if report["ap"] is None:
+        print(f"eval-bag: no metrics: {report['metrics_reason']}")
     print(report_line("eval-bag", MORE, report))
     print(report_line("demo" if recorded else "eval-bag", KEYS, report))
     if fault is not None:
         raise SourceError(f"{fault}; {out} covers the {figures.frames} frames, {report['seconds']:.1f} s, before that")
 
 
-def _check(recorded: Path | None, result_json: Path | None, latency_ms: float | None, moment_gap_s: float) -> None:
+def _check_recorded(recorded: Path | None, result_json: Path | None, of_predictions: list[str]) -> None:
+    """Raise ConfigError for options that would be without effect; `of_predictions` are those given."""
     if result_json is not None and recorded is None:
         raise ConfigError("--result_json holds the figures of a replay: give its --recorded too")
-    if latency_ms is not None and not (math.isfinite(latency_ms) and latency_ms >= 0.0):
-        raise ConfigError(f"latency_ms is {latency_ms}; it must be a number of milliseconds from 0 on")
-    if not (math.isfinite(moment_gap_s) and moment_gap_s >= 0.0):
-        raise ConfigError(f"moment_gap_s is {moment_gap_s}; it must be a number of seconds from 0 on")
+    if recorded is not None and of_predictions:
+        raise ConfigError(f"{', '.join(of_predictions)} would not change what --recorded holds: leave it out")
+
+
+def _check_least(values: dict[str, float | None]) -> None:
+    for name, value in values.items():
+        if value is not None and not (math.isfinite(value) and value >= 0.0):
+            raise ConfigError(f"{name} is {value}; it must be a number from 0 on")
 
 
 def _watch(
@@ -160,7 +180,7 @@ def _report(
     drive: Drive, answers: PredictedAnswers | RecordedAnswers, figures: DriveFigures, fault: str | None
 ) -> dict[str, Any]:
     """The figures of report.json; those of a replay replace what cannot be known here."""
-    seconds = drive.seconds(figures.frames)
+    seconds = drive.seconds(figures.frames + drive.undecodable)
     return {
         **figures.summary(seconds),
         **answers.replay,
@@ -168,68 +188,11 @@ def _report(
         "fault": fault,
         "seconds": seconds,
         "frames_out_of_order": drive.out_of_order,
+        "frames_undecodable": drive.undecodable,
         "image_topic": drive.topic,
         "weights_sha256": answers.sha256,
         "threshold": answers.threshold,
     }
-
-
-def _result(
-    name: str, report: dict[str, Any], figures: DriveFigures, anomaly_values: tuple[int, ...], seconds: float
-) -> Result:
-    """The drive as one row of a report."""
-    scores = figures.model.compute()
-    return Result(
-        set=name,
-        dataset="recording",
-        split="",
-        protocol="fishyscapes",
-        fpr95_convention="first_ge",
-        label_values={"normal": [NORMAL], "anomaly": sorted(anomaly_values), "ignore": [IGNORE]},
-        weights=str(report["weights"]),
-        weights_sha256=str(report["weights_sha256"]),
-        score="model",
-        images=figures.labelled or len(figures.rows),
-        pixels=scores["pixels"],
-        anomaly_fraction=scores["positives"] / scores["pixels"] if scores["pixels"] else 0.0,
-        ap=report["ap"],
-        fpr95=report["fpr95"],
-        auroc=report["auroc"],
-        reason=report["metrics_reason"],
-        # Frames of a drive resemble their neighbours: intervals that take them for independent would be too narrow.
-        ap_interval=None,
-        fpr95_interval=None,
-        auroc_interval=None,
-        ap_bound=scores["ap_bound"],
-        fpr95_bound=scores["fpr95_bound"],
-        threshold=_logit(report["threshold"]),
-        components=None,
-        segmentation=None,
-        seconds=seconds,
-        details=_details(report),
-        rows=tuple(row.image for row in figures.rows if row.image.pixels),
-        curves=figures.model.curves() if scores["reason"] is None else None,
-    )
-
-
-def _details(report: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What a drive has beside its metrics, for the report."""
-
-    def text(key: str, scale: float, unit: str) -> str:
-        return "n/a" if report[key] is None else f"{scale * report[key]:.1f} {unit}"
-
-    frames = f"{report['frames_in']} in, {report['masks_out']} answered, {report['seconds']:.1f} s"
-    figures = [
-        ("Frames", frames),
-        ("Latency", f"median {text('latency_p50_ms', 1, 'ms')}, 95th percentile {text('latency_p95_ms', 1, 'ms')}"),
-        ("Hazards", f"{report['hazards']}, {text('hazards_per_minute', 1, 'a minute')}"),
-        ("Anomalous road", text("anomalous_road", 100, "% of the road's pixels")),
-        ("Flicker", text("flicker", 100, "% of the mask changes from frame to frame")),
-    ]
-    if report["ap"] is not None:
-        late = f"AP {text('stream_ap', 100, '%')}, FPR95 {text('stream_fpr95', 100, '%')}"
-        figures.append(("Streaming", f"{late}: each frame judged by an output {text('stream_age_ms', 1, 'ms')} old"))
-    return tuple(figures)
 
 
 def report_line(name: str, keys: tuple[str, ...], report: dict[str, Any]) -> str:
@@ -243,13 +206,6 @@ def _text(key: str, value: float | int | None) -> str:
     if isinstance(value, int):
         return str(value)
     return f"{value:.1f}" if key.endswith(("_ms", "_per_minute")) else f"{value:.4f}"
-
-
-def _logit(threshold: float | None) -> float:
-    """Logit of the operating point; not finite where there is none."""
-    if threshold is None or not 0.0 < threshold < 1.0:
-        return math.nan
-    return math.log(threshold / (1.0 - threshold))
 
 
 def _progress(text: str) -> None:

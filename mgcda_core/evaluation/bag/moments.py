@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -51,7 +50,7 @@ def anomalous_road(score: np.ndarray, mask: np.ndarray, segmentation: np.ndarray
 
 @dataclass(frozen=True, order=True)
 class Peak(Generic[Content]):
-    """A frame with no higher value within the gap before and after it."""
+    """A frame that stands for its surroundings."""
 
     value: float
     age: int
@@ -65,40 +64,45 @@ class Peak(Generic[Content]):
 
 
 class Peaks(Generic[Content]):
-    """The highest peaks in time of a value over the frames: non-maximum suppression within `gap_ns` on both sides.
+    """The `most` frames of the highest values above 0 that are at least `gap_ns` apart, chosen greedily.
 
-    A frame is a peak if its value is above 0, above all values in the gap before it and not below those in the gap
-    after it. Only the peaks and one candidate are kept, so a drive may be of any length.
+    This is non-maximum suppression in time among the best frame of each half gap, so that a drive may be of any length:
+    a chosen frame rules out those of two half gaps on either side, hence the five times `most` highest are enough.
     """
 
     def __init__(self, gap_ns: int, most: int) -> None:
         self._gap, self._most = gap_ns, most
-        self._window: deque[tuple[int, float]] = deque()  # falling values of the last gap
+        self._start: int | None = None
+        self._stretch = 0
         self._candidate: Peak[Content] | None = None
-        self._peaks: list[Peak[Content]] = []
+        self._highest: list[Peak[Content]] = []
 
     def add(self, stamp_ns: int, value: float, content: Callable[[], Content]) -> None:
-        """The next frame in time; `content` is made only if the frame may be a peak."""
-        while self._window and self._window[0][0] < stamp_ns - self._gap:
-            self._window.popleft()
-        if self._candidate is not None and self._candidate.stamp_ns < stamp_ns - self._gap:
+        """The next frame in time; `content` is made only if the frame may be chosen."""
+        self._start = stamp_ns if self._start is None else self._start
+        stretch = 2 * (stamp_ns - self._start) // self._gap if self._gap else stamp_ns
+        if stretch != self._stretch:
             self._settle()
-        leads = value > max(self._window[0][1] if self._window else 0.0, 0.0)
-        while self._window and self._window[-1][1] < value:
-            self._window.pop()
-        self._window.append((stamp_ns, value))
-        if leads:
+            self._stretch = stretch
+        least = 0.0 if self._candidate is None else self._candidate.value
+        if len(self._highest) == 5 * self._most:
+            least = max(least, self._highest[0].value)
+        if value > least:
             self._candidate = Peak(value, -stamp_ns, content())
 
     def best(self) -> list[Peak[Content]]:
-        """The peaks so far, the highest first; call it when all frames were added."""
+        """The chosen frames, the highest first; call it when all frames were added."""
         self._settle()
-        return sorted(self._peaks, reverse=True)
+        chosen: list[Peak[Content]] = []
+        for peak in sorted(self._highest, reverse=True):
+            if len(chosen) < self._most and all(abs(peak.age - other.age) >= self._gap for other in chosen):
+                chosen.append(peak)
+        return chosen
 
     def _settle(self) -> None:
-        """The candidate has outlived the gap after it."""
+        """The candidate is the best of its stretch."""
         if self._candidate is not None:
-            heapq.heappush(self._peaks, self._candidate)
-            if len(self._peaks) > self._most:
-                heapq.heappop(self._peaks)
+            heapq.heappush(self._highest, self._candidate)
+            if len(self._highest) > 5 * self._most:
+                heapq.heappop(self._highest)
         self._candidate = None

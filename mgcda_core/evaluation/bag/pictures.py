@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ MOMENTS, MISSED = 20, 20
 """Most suspicious moments, and moments with the largest missed objects, that are kept."""
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 3, 480
 PICTURE_WIDTH, MOMENT_WIDTH = 512, 1920
+_OLD_MOMENT = re.compile(r"\d\d_\d+\.\d{9}\.png")
 _CAPTION, _INK, _PAPER = 40, (235, 235, 235), (24, 26, 30)
 
 
@@ -40,7 +41,9 @@ class DrivePictures:
         self._missed: Peaks[Picture] = Peaks(gap_ns, MISSED)
 
     def __enter__(self) -> DrivePictures:
-        shutil.rmtree(self._out / "moments", ignore_errors=True)
+        for old in (self._out / "moments").glob("*.png"):
+            if _OLD_MOMENT.fullmatch(old.name):
+                old.unlink()
         return self
 
     def __exit__(
@@ -57,7 +60,7 @@ class DrivePictures:
         self._start = self._start or row.stamp_ns
         self._count += 1
         self._suspicious.add(
-            row.stamp_ns, row.suspicion, lambda: (np.hstack([image, drawn]), _picture(image, label, answer, row))
+            row.stamp_ns, row.suspicion, lambda: (_beside(image, drawn), _picture(image, label, answer, row))
         )
         self._missed.add(
             row.stamp_ns, row.image.largest_missed_pixels, lambda: _picture(image, label, answer, row)
@@ -100,11 +103,17 @@ def _picture(image: np.ndarray, label: np.ndarray | None, answer: Answer, row: F
     )
 
 
+def _beside(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Both uint8 [H, W, 3] next to each other, at most MOMENT_WIDTH wide."""
+    both = np.hstack([image, drawn])
+    if both.shape[1] <= MOMENT_WIDTH:
+        return both
+    height = max(1, round(both.shape[0] * MOMENT_WIDTH / both.shape[1]))
+    return cv2.resize(both, (MOMENT_WIDTH, height), interpolation=cv2.INTER_AREA)
+
+
 def _captioned(picture: np.ndarray, text: str) -> np.ndarray:
-    """The picture uint8 [H, W, 3], at most MOMENT_WIDTH wide, with a line of text below that fits its width."""
-    if picture.shape[1] > MOMENT_WIDTH:
-        height = round(picture.shape[0] * MOMENT_WIDTH / picture.shape[1])
-        picture = cv2.resize(picture, (MOMENT_WIDTH, height), interpolation=cv2.INTER_AREA)
+    """The picture uint8 [H, W, 3] with a line of text below that fits its width."""
     scale = 1.0
     width = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
     scale = min(0.8, (picture.shape[1] - 24) / width)

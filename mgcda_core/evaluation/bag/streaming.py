@@ -62,17 +62,41 @@ class Schedule:
             self._newest, self._free_at, self._work = output, ready, None
 
 
+class Replayed:
+    """Outputs of a replay at the pace of the drive: each is ready at its stamp + latency.
+
+    The replay was the schedule: its latencies hold the wait in the node's mailbox. Kept are the outputs to come.
+    """
+
+    def __init__(self) -> None:
+        self._coming: list[Output] = []
+        self._newest: Output | None = None
+
+    def arrive(self, output: Output) -> None:
+        """A frame that was answered; stamps must ascend."""
+        self._coming.append(output)
+
+    def newest(self, now_ns: int) -> Output | None:
+        """The newest output that is ready at `now_ns`; None before the first."""
+        ready = [output for output in self._coming if output.stamp_ns + output.latency_ns <= now_ns]
+        if ready:
+            self._newest = ready[-1]
+            self._coming = [output for output in self._coming if output.stamp_ns > ready[-1].stamp_ns]
+        return self._newest
+
+
 class StreamingScore:
     """Pooled metrics of every labelled frame against the newest output that is ready at its stamp.
 
     Before the first output nothing has been reported: such a frame counts with the score 0 everywhere, so its
-    anomalies are missed at every threshold above 0 and its normal pixels are right.
+    anomalies are missed at every threshold above 0 and its normal pixels are right. `waited` says that the latencies
+    hold the wait for the predictor already (see Replayed); otherwise Schedule adds it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waited: bool = False) -> None:
         self.metrics = PixelMetrics()
         self.frames_without_output = 0
-        self._schedule = Schedule()
+        self._schedule = Replayed() if waited else Schedule()
         self._ages_ms: list[float] = []
 
     def add(self, stamp_ns: int, label: np.ndarray | None, output: Output | None) -> float | None:

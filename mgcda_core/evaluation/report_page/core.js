@@ -73,6 +73,15 @@ const ORDERS = {
   name: { text: "Name", labelled: false, key: null },
 };
 
+/** Names and texts of a result's orders, the default first: a recording's pictures come by rank of suspicion. */
+function galleryOrders(result) {
+  const labelled = result.pictures.some((picture) => picture.label !== null);
+  const orders = Object.entries(ORDERS).filter(([, order]) => labelled || !order.labelled);
+  const texts = orders.map(([name, { text }]) => [name, text]);
+  if (result.dataset !== "recording") return texts;
+  return [["set", "Most suspicious"], ...texts.filter(([name]) => name !== "set")];
+}
+
 function sortedPictures(pictures, order) {
   const { key } = ORDERS[order];
   const byName = (a, b) => a.name.localeCompare(b.name, "en", { numeric: true });

@@ -165,11 +165,10 @@ function sample(name) {
 }
 
 function fillOrders(result) {
-  const labelled = result.pictures.some((picture) => picture.label !== null);
-  const orders = Object.entries(ORDERS).filter(([, order]) => labelled || !order.labelled);
+  const orders = galleryOrders(result);
   const wanted = byId("order").value;
   const chosen = orders.some(([name]) => name === wanted) ? wanted : orders[0][0];
-  byId("order").replaceChildren(...orders.map(([value, { text }]) =>
+  byId("order").replaceChildren(...orders.map(([value, text]) =>
     element("option", { value, text, selected: value === chosen })));
   return chosen;
 }
