@@ -141,6 +141,21 @@ def test_reversed_features_gain_nothing_beyond_the_bound() -> None:
     assert x.grad.flatten().ne(0).tolist() == [True, False, True, False]
 
 
+def test_at_unit_scale_the_size_of_a_feature_gains_nothing() -> None:
+    logits, (feature,) = _maps()
+    size = torch.tensor(3.0, requires_grad=True)
+    free, unit = (_mdat(output=False, unit_scale=u)(logits, [size * feature], IN_V, 0.9) for u in (False, True))
+    (pull,) = torch.autograd.grad(free.network, size, retain_graph=True)
+    (none,) = torch.autograd.grad(unit.network, size, retain_graph=True)
+    assert abs(pull) > 1e-4
+    assert abs(none) < 1e-3 * abs(pull)
+    larger = _mdat(output=False, unit_scale=True)(logits, [1e6 * feature], IN_V, 0.9)
+    torch.testing.assert_close(larger.network, unit.network)
+    unit.network.backward()
+    assert feature.grad is not None
+    assert feature.grad.abs().sum() > 0
+
+
 def test_hard_labels_are_the_classifiers_alone() -> None:
     maps = _maps()
     smooth, hard = (_mdat(labels=labels)(*maps, IN_V, 0.6) for labels in ("smooth", "hard"))

@@ -168,6 +168,9 @@ class MdatConfig:
     """Encoder level (fine to coarse) the feature classifier sees; multi: one classifier a level, losses averaged."""
     with_correlation: bool = False
     """The encoder feature holds the correlation channel too."""
+    unit_scale: bool = False
+    """The feature classifier sees each image's feature divided by its root mean square. Without it the features may
+    run away: an instance norm follows them, so their size costs the network nothing (docs/ladder.md)."""
     output_channels: Literal[1, 2] = 2
     """The output classifier sees both probabilities, or the anomaly's alone."""
     width: float = 1.0

@@ -111,6 +111,12 @@ def encoder_features(levels: Sequence[Level], config: MdatConfig) -> list[Tensor
     return features
 
 
+def _unit_scale(feature: Tensor) -> Tensor:
+    """Each image's feature [B, C, h, w] over its root mean square, float32: no gradient along its own size is left."""
+    wide = feature.float()
+    return wide * torch.rsqrt(wide.square().mean((1, 2, 3), keepdim=True) + 1e-12)
+
+
 class MdatLosses(NamedTuple):
     """What one forward of `Mdat` gives; the graphs of the two losses share nothing, so their sum is one backward."""
 
@@ -152,7 +158,8 @@ class Mdat(nn.Module):
             log = {"tau": torch.tensor(tau)}
             log["P_V"], log["P_A"] = (probability[domain, 1].detach().mean() for domain in (in_v, ~in_v))
             if self.config.feature:
-                pairs = list(zip(self.features, features, strict=True))
+                seen = [_unit_scale(x) for x in features] if self.config.unit_scale else features
+                pairs = list(zip(self.features, seen, strict=True))
                 of_network, of_classifiers = self._play(pairs, in_v, tau, "f", log)
                 network = network + self.config.lambda_f * of_network
                 classifiers = classifiers + of_classifiers
