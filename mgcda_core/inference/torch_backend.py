@@ -41,10 +41,9 @@ class TorchBackend:
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
         size = (image.shape[0], image.shape[1])
-        stages = self.model.stages(_batch(image, self._device))
-        logits = self.model.to_input_size(self.model.compare(stages), stages, size)[0]
-        classes = F.interpolate(stages.segmentation[:, None].float(), size, mode="nearest-exact")[0, 0]
-        return logits.float().cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
+        logits, classes = self.model.predict(_batch(image, self._device))
+        classes = F.interpolate(classes[:, None].float(), size, mode="nearest-exact")[0, 0]
+        return logits[0].float().cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
 
     @torch.inference_mode()
     def ensemble(self, image: np.ndarray, entropy_weight: float) -> np.ndarray:

@@ -105,8 +105,16 @@ class AnomalySegmenter(ClosedSetSegmenter):
 
         Args: image uint8 [B, 3, H, W] RGB. Returns float32 [B, H, W]; sigmoid of it is the score in (0, 1).
         """
+        return self.predict(image)[0]
+
+    def predict(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """What every runtime answers with: anomaly logits float32 [B, H, W] and train ids uint8 [B, h, w].
+
+        image uint8 [B, 3, H, W] RGB; h, w is the resolution at which the chain takes its classes.
+        """
         stages = self.stages(image)
-        return self.to_input_size(self.compare(stages), stages, (image.shape[-2], image.shape[-1]))
+        logits = self.to_input_size(self.compare(stages), stages, (image.shape[-2], image.shape[-1]))
+        return logits, stages.segmentation.to(torch.uint8)
 
     def stages(self, image: Tensor, *, synthesis: Tensor | None = None, semantics: Tensor | None = None) -> Stages:
         """The frozen part of the chain on uint8 [B, 3, H, W] RGB; see `Stages`.
