@@ -60,7 +60,9 @@ def glue(recording: Recording) -> Outcome:
     segmenter.style_encoder = encoder = _Fixed((style, style))
     segmenter.generator = _Fixed(inputs.draw("generated", (1, 3, *diss), "image_pm1"))
     segmenter.perceptual = perceptual = _Fixed(inputs.draw("perceptual_raw", (1, 1, *diss), "prior"))
-    segmenter.dissimilarity = _Fixed(0.5 * inputs.draw("diss_logits", (1, 2, *diss), "logits"))
+    comparison = _Fixed(0.5 * inputs.draw("diss_logits", (1, 2, *diss), "logits"))
+    comparison.semantics = segmenter.dissimilarity.semantics
+    segmenter.dissimilarity = comparison
     with torch.inference_mode():
         stages = segmenter.stages(photo)
         logits = segmenter.compare(stages)

@@ -11,7 +11,7 @@ import torch
 from command_line import Run, only_error
 from torch import Tensor, nn
 
-from mgcda_core.bench.train import SECTIONS, Clock, network_gmac, write_made_cache
+from mgcda_core.bench.train import SECTIONS, Clock, network_gmac, write_made_cache, zero_inputs
 from mgcda_core.config import PROFILES
 from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.training.cache import CachedDomain
@@ -37,11 +37,11 @@ def test_the_command_measures_every_section(mgcda: Run, tmp_path: Path) -> None:
 
 
 def test_made_up_caches_are_read_as_real_ones(mgcda: Run, tmp_path: Path) -> None:
-    v, a = (write_made_cache(tmp_path / name, (64, 128), seed) for seed, name in enumerate("VA"))
+    v, a = (write_made_cache(tmp_path / name, (64, 128), 2, seed) for seed, name in enumerate("VA"))
     assert mgcda(*SMALL, "--void_class", v, "--anomaly_mix", a)[0] == 0
     samples = DomainSamples([CachedDomain(path, "made up") for path in (v, a)], (32, 64), 0.5, 0)
     one, other = samples[0], samples[1]
-    assert [tuple(part.shape) for part in one[:5]] == [(3, 32, 64), (3, 32, 64), (32, 64), (3, 32, 64), (32, 64)]
+    assert [tuple(part.shape) for part in one[:5]] == [(3, 64, 128), (3, 64, 128), (32, 64), (3, 32, 64), (32, 64)]
     assert (int(one[5]), int(other[5])) == (0, 1) and not torch.equal(one[0], other[0])
     assert all((samples[n][4] == 1).any() and (samples[n][4] == 0).any() for n in range(32))  # CACL has its pixels
 
@@ -60,7 +60,7 @@ def test_multiply_accumulates_are_those_of_the_convolutions(profile: str) -> Non
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             layer.register_forward_hook(count)
     with torch.no_grad():
-        network(*(torch.zeros(1, channels, 64, 64) for channels in (3, 3, 19, 3)))
+        network(*zero_inputs(network, 64))
     rest = network_gmac(config, (64, 64)) * 1e9 - counted[0]
     assert abs(rest) < 0.01 * counted[0]  # the correlation's products are left
     assert network_gmac(config, (128, 64)) == pytest.approx(2 * network_gmac(config, (64, 64)))

@@ -55,6 +55,14 @@ def test_a_missing_field_is_named(part: str) -> None:
         SegmenterConfig.from_json(json.dumps(raw))
 
 
+def test_weights_files_written_before_a_field_existed_read_as_what_they_were_made_with() -> None:
+    raw: dict[str, Any] = json.loads(SegmenterConfig().to_json())
+    for name in ("detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel"):
+        del raw["dissimilarity"][name]
+    del raw["synthesis"]["detail"], raw["segmentation"]["huggingface"]
+    assert SegmenterConfig.from_json(json.dumps(raw)) == SegmenterConfig()
+
+
 @pytest.mark.parametrize("text", ["", "5", "[]", "null", "{"])
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="not a segmenter configuration"):

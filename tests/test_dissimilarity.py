@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgcda_core.config import DissimilarityConfig
+from mgcda_core.config import ConfigError, DissimilarityConfig
 from mgcda_core.models.dissimilarity import DissimilarityNet, semantic_maps
 
 NARROW: dict[str, Any] = {"width": 0.0625}
@@ -81,6 +81,40 @@ def test_the_pyramid_is_what_the_decoder_reads(correlation: bool) -> None:
     assert torch.equal(seen[0], torch.cat([x for x in levels[3] if x is not None], 1))
     for one, other in zip(net.features(*_inputs(2, 24, 32)), (logits, levels[3][1], decoder), strict=True):
         assert torch.equal(one, other)
+
+
+def test_void_may_have_a_channel_of_its_own() -> None:
+    maps = _net(void_channel=True).semantics(torch.tensor([[[0, 18, 255]]], dtype=torch.uint8))
+    assert maps.argmax(1).flatten().tolist() == [0, 18, 19]
+    assert torch.equal(maps.sum(1), torch.ones(1, 1, 3))
+
+
+def test_detail_takes_larger_images_and_answers_at_the_maps_size() -> None:
+    net = _net(detail=2, void_channel=True, stem_kernel=3)
+    _, _, semantic, prior = _inputs(2, 16, 32)
+    semantic = torch.cat([semantic, torch.zeros(2, 1, 16, 32)], 1)
+    image, synthesis = torch.randn(2, 2, 3, 32, 64)
+    logits, levels, decoder = net.pyramid(image, synthesis, semantic, prior)
+    assert logits.shape == (2, 2, 16, 32)
+    assert decoder.shape[-2:] == (16, 32)
+    assert [fused.shape[-2:] for _, fused in levels] == [(16 // 2**k, 32 // 2**k) for k in range(4)]
+    moved = image.clone()
+    moved[:, :, 9, 21] += 3  # every pixel counts, not every second one
+    assert not torch.equal(net(moved, synthesis, semantic, prior), logits)
+    with pytest.raises(ValueError, match="images of 2 x the maps' 16 x 32, got 16 x 32"):
+        net(image[..., :16, :32], synthesis[..., :16, :32], semantic, prior)
+
+
+def test_grouped_correlations_add_up_to_the_published_one() -> None:
+    net, grouped = _net(width=0.125), _net(width=0.125, correlation_groups=4)
+    grouped.vgg_encoder.load_state_dict(net.vgg_encoder.state_dict())
+    (one, _), (four, _) = (n.pyramid(*_inputs())[1][2] for n in (net, grouped))
+    assert one is not None
+    assert four is not None
+    assert four.shape[1] == 4
+    torch.testing.assert_close(four.sum(1, keepdim=True), one, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="correlation_groups is 3"):
+        _net(width=0.125, correlation_groups=3)
 
 
 def test_odd_sizes_are_named() -> None:

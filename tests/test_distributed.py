@@ -150,12 +150,14 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_of_them_writes(
                 tables.append([{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)])
     for one, two in (tables[:2], tables[2:]):
         for row, other in zip(one, two, strict=True):
-            close = {k for k in row if other[k] == pytest.approx(row[k], rel=1e-3, abs=1e-4)}
+            # A pixel at a probability of 0.5 may change its pool with the last bit, and with it what is drawn.
+            drawn = ("L_CAC", "loss", "gradient_norm")
+            close = {k for k in row if other[k] == pytest.approx(row[k], rel=1e-2 if k in drawn else 1e-3, abs=1e-4)}
             # Of this process's images alone: the number of pixels drawn and in the pools, each the mean of the two.
             of_a_share = {"anchors", "positives", "negatives", "AH", "AE", "NH", "NE", "recall", "false_alarm"}
             assert row.keys() - close <= of_a_share | {"images_per_s", "data_share"}
             counts = of_a_share & row.keys() - {"recall", "false_alarm"}
-            assert all(2 * other[k] == pytest.approx(row[k]) for k in counts)
+            assert all(2 * other[k] == pytest.approx(row[k], abs=3) for k in counts)
     # The biases before a normalisation have a gradient of 0 but for rounding, which Adam makes a whole step of.
     one, two = (_checkpoint(tmp_path / run).weights for run in ("one", "two-0"))
     assert _apart(one, two, config.loop.lr / 20) < 0.01

@@ -51,7 +51,9 @@ def test_a_sample_is_what_the_frozen_networks_say(config: PrepareConfig, tmp_pat
         assert (maps["semantic"] == stages.semantic[0].argmax(0)).float().mean() > 0.999
         assert set(np.unique(maps["label"].numpy())) <= {0, 1, 255}
         assert np.array_equal(maps["label"].numpy(), made.label)
-    inputs = network_inputs(**{k: maps[k][None] for k in ("image", "synthesis", "semantic", "prior")})
+    inputs = network_inputs(
+        chain.dissimilarity, **{k: maps[k][None] for k in ("image", "synthesis", "semantic", "prior")}
+    )
     assert [tuple(x.shape) for x in inputs] == [(1, c, 64, 128) for c in (3, 3, 19, 3)]
 
 

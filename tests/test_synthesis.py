@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,6 +137,17 @@ def test_channels_last_and_bf16_agree_with_plain_float() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             half = generator(maps, z).float()
     assert (half - plain).abs().mean() < 0.02
+
+
+def test_detail_generates_a_larger_image() -> None:
+    torch.manual_seed(0)
+    generator = s.Generator(dataclasses.replace(TINY, detail=2)).eval()
+    maps36 = s.label_maps(torch.randint(0, 19, (1, *TINY.size)))
+    with torch.inference_mode():
+        image = generator(maps36, torch.randn(1, TINY.z_dim))
+    assert image.shape == (1, 3, 128, 256)
+    assert image.abs().max() <= 1
+    assert not torch.equal(image[..., ::2, ::2], image[..., 1::2, 1::2])
 
 
 def test_wrong_sizes_are_named() -> None:

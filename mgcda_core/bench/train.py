@@ -129,7 +129,7 @@ def bench_train(
     loop = LoopConfig(WARM_UP + 3 * steps, batch, 1e-4, weight_decay=0.0, warmup=0, workers=workers,
                       precision=precision, device=device)  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        v, a = (path or write_made_cache(Path(folder) / name, network.size)
+        v, a = (path or write_made_cache(Path(folder) / name, network.size, network.detail)
                 for path, name in ((void_class, "V"), (anomaly_mix, "A")))  # fmt: skip
         config = DissimilarityTraining("", str(v), str(a), (), network, crop, class_weights=(1.5330, 8.8239),
                                        mdat=CLASSIFIERS[profile], cacl=CaclConfig(), loop=loop)  # fmt: skip
@@ -231,29 +231,37 @@ class Clock:
 
 
 def network_gmac(config: DissimilarityConfig, size: tuple[int, int]) -> float:
-    """Giga multiply-accumulates of one image (height, width) in the network's forward pass, in proportion to its area.
+    """Giga multiply-accumulates of one sample with maps of (height, width) in the network's forward pass.
 
-    Counted on a small image.
+    Counted on a small sample and taken in proportion to the area.
     """
     network, side = DissimilarityNet(config).eval(), 32
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(*(torch.zeros(1, channels, side, side) for channels in (3, 3, 19, 3)))
+        network(*zero_inputs(network, side))
     return counter.get_total_flops() / 2e9 * size[0] * size[1] / side**2
 
 
-def write_made_cache(cache: Path, size: tuple[int, int], seed: int = 0) -> Path:
+def zero_inputs(network: DissimilarityNet, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One sample of zeros with square maps, as `DissimilarityNet.forward` takes it."""
+    image = torch.zeros(1, 3, network.config.detail * side, network.config.detail * side)
+    semantic = network.semantics(torch.zeros(1, side, side, dtype=torch.uint8))
+    return image, image, semantic, torch.zeros(1, 3, side, side)
+
+
+def write_made_cache(cache: Path, size: tuple[int, int], detail: int = 1, seed: int = 0) -> Path:
     """A cache in the real format, one shard of noise with an anomalous and an ignored box; returns its folder."""
     rng = torch.Generator().manual_seed(seed)
     (height, width), n = size, MADE_SAMPLES
 
-    def drawn(high: int, *channels: int) -> Tensor:
-        return torch.randint(high, (n, *channels, height, width), generator=rng, dtype=torch.uint8)
+    def drawn(high: int, *channels: int, detail: int = 1) -> Tensor:
+        shape = (n, *channels, detail * height, detail * width)
+        return torch.randint(high, shape, generator=rng, dtype=torch.uint8)
 
     label = torch.zeros(n, height, width, dtype=torch.uint8)
     label[:, : height // 8] = IGNORE
     for row in range(height // 4, height, height // 4):  # every window of a quarter of the height meets one
         label[:, row : row + height // 12] = ANOMALY
-    maps = {"image": drawn(256, 3), "synthesis": drawn(256, 3), "semantic": drawn(19),
+    maps = {"image": drawn(256, 3, detail=detail), "synthesis": drawn(256, 3, detail=detail), "semantic": drawn(19),
             "prior": drawn(256, 3).half() / 255, "label": label}  # fmt: skip
     Manifest({"copies": 1, "shard": n}, "made up", "made up", n, 1).write(cache)
     write_shard(shard_path(cache, 0), maps, [{"scene": f"made up {k}"} for k in range(n)])

@@ -50,7 +50,10 @@ class SynthesisConfig:
     encoder_width: int = 64
     """Channels of the style encoder's first layer; it grows to 8 times that."""
     size: tuple[int, int] = (256, 512)
-    """Synthesis size (height, width); both are multiples of 64."""
+    """Size (height, width) of the label maps and of the finest block; both are multiples of 64."""
+    detail: Literal[1, 2] = 1
+    """Resolution of the generated image, as a multiple of `size`: with 2 the last convolution gives 2x2 pixels a place
+    (Shi et al., Real-Time Single Image and Video Super-Resolution ..., CVPR 2016)."""
     style: Literal["mean", "sample"] = "mean"
     """Style code at inference: the encoder's mean (reproducible) or a sample, as the original draws it."""
 
@@ -61,6 +64,17 @@ class DissimilarityConfig:
 
     width: float = 1.0
     """Factor on every channel count; 1.0 is the published size (18.8 M parameters)."""
+    detail: Literal[1, 2] = 1
+    """Resolution at which image and re-synthesis enter, as a multiple of `size`: with 2 their encoder's first
+    convolution has stride 2."""
+    stem_kernel: int = 7
+    """Kernel of the first convolution of the semantic and the prior encoder."""
+    spade_hidden: int = 128
+    """Hidden channels of every SPADE layer at width 1."""
+    correlation_groups: int = 1
+    """Correlation channels at every level: the features' channels are summed in as many groups (published: 1)."""
+    void_channel: bool = False
+    """A semantic channel for void (255) beside the classes' (published: void is zero in all)."""
     semantic: bool = True
     """Encode the predicted semantics as a third input."""
     prior: bool = True
@@ -70,7 +84,7 @@ class DissimilarityConfig:
     spade: Literal["decoder", "none"] = "decoder"
     """Where the semantics modulate the decoder: SPADE layers, or plain convolutions."""
     size: tuple[int, int] = (256, 512)
-    """Working size (height, width); both are multiples of 8."""
+    """Size (height, width) of semantics, uncertainty maps and logits; both are multiples of 8."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +117,14 @@ class SegmenterConfig:
             raise ConfigError(f"not a segmenter configuration: {error}") from error
 
 
+_LATER = ("source", "huggingface", "detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel")
+"""Fields that came after the first weights files, which lack them: the default is what those were made with."""
+
+
 def _typed_as(default: Any, value: Any, name: str) -> Any:
     """A value of JSON in the type of the field's default: a dataclass, a size, a number, a text, yes or no."""
     if dataclasses.is_dataclass(default) and isinstance(value, dict):
-        # A text that may be empty came with a later version: weights files written before it lack it.
-        value = {key: "" for key, entry in vars(default).items() if entry == ""} | value
+        value = {key: entry for key, entry in vars(default).items() if key in _LATER} | value
         if wrong := sorted(value.keys() ^ vars(default).keys()):
             raise ValueError(f"{name} {'has an unknown' if wrong[0] in value else 'lacks the'} field {wrong[0]}")
         return type(default)(**{key: _typed_as(getattr(default, key), entry, key) for key, entry in value.items()})
@@ -127,8 +144,18 @@ PROFILES: dict[str, SegmenterConfig] = {
         entropy_weight=0.25,
     ),
     "lite": SegmenterConfig(
-        segmentation=SegmentationConfig(architecture="ddrnet23_slim", width=24, size=(384, 768)),
-        synthesis=SynthesisConfig(ngf=8, hidden=12, z_dim=64, encoder_width=8, size=(128, 256)),
-        dissimilarity=DissimilarityConfig(width=0.1875, size=(256, 512)),
+        # Channels in multiples of 16, nothing finer than half the working size but the first convolutions: what ONNX
+        # Runtime's CPU kernels and TensorRT run best (docs/performance.md).
+        segmentation=SegmentationConfig(architecture="ddrnet23_slim", width=24, size=(256, 512)),
+        synthesis=SynthesisConfig(ngf=8, hidden=16, z_dim=64, encoder_width=8, size=(64, 128), detail=2),
+        dissimilarity=DissimilarityConfig(
+            width=0.25,
+            detail=2,
+            stem_kernel=3,
+            spade_hidden=64,
+            correlation_groups=4,
+            void_channel=True,
+            size=(128, 256),
+        ),
     ),
 }

@@ -153,6 +153,8 @@ class PrepareConfig:
     """Most scenes of each set, evenly picked; 0 = all."""
     size: tuple[int, int] | None = None
     """Size (height, width) of the cached maps; None: the dissimilarity network's of the weights."""
+    detail: Literal[1, 2] | None = None
+    """Resolution of the cached pictures, as a multiple of `size`; None: the dissimilarity network's of the weights."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """`augment.size` is the size of the composite the frozen networks see."""
     void: VoidClassConfig = field(default_factory=VoidClassConfig)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgcda_core.config import SegmenterConfig
+from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.labels import IGNORE
 from mgcda_core.models import resize, uncertainty
-from mgcda_core.models.dissimilarity import DissimilarityNet, semantic_maps
+from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.models.encoders import Vgg19Slices
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
@@ -19,7 +19,7 @@ from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
 
 @dataclass
 class Stages:
-    """Every intermediate of one pass; h, w is the dissimilarity's working size, hs, ws the synthesis'."""
+    """Every intermediate of one pass; h, w is the dissimilarity's size, d its `detail`, hs, ws, ds the synthesis'."""
 
     resized: Tensor
     """RGB at the segmentation's working size [B, 3, hw, ww]; 0..255 (whole numbers with reference scaling)."""
@@ -37,13 +37,13 @@ class Stages:
     logvar: Tensor
     """float32 [B, z_dim]: the style encoder's mean and log variance."""
     generated: Tensor
-    """float32 [B, 3, hs, ws] in [-1, 1], the generator's output."""
+    """float32 [B, 3, ds hs, ds ws] in [-1, 1], the generator's output."""
     synthesis: Tensor
-    """float32 [B, 3, h, w] in [0, 1], the re-synthesis the comparison sees."""
+    """float32 [B, 3, d h, d w] in [0, 1], the re-synthesis the comparison sees."""
     image: Tensor
-    """float32 [B, 3, h, w] in [0, 1], the input image at the same size."""
+    """float32 [B, 3, d h, d w] in [0, 1], the input image at the same size."""
     semantic: Tensor
-    """float32 [B, 19, h, w], one-hot predicted classes."""
+    """float32 [B, 19 or 20, h, w], one-hot predicted classes."""
     prior: Tensor
     """float32 [B, 3, h, w] in [0, 1]: entropy, perceptual difference, distance."""
     perceptual_raw: Tensor
@@ -94,6 +94,8 @@ class AnomalySegmenter(ClosedSetSegmenter):
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(config)
+        if config.scaling == "reference" and max(config.dissimilarity.detail, config.synthesis.detail) > 1:
+            raise ConfigError("detail 2 needs scaling fixed: the published arithmetic has no such step")
         self.generator = Generator(config.synthesis)
         self.style_encoder = StyleEncoder(config.synthesis)
         self.dissimilarity = DissimilarityNet(config.dissimilarity, config.segmentation.num_classes)
@@ -119,7 +121,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
     def stages(self, image: Tensor, *, synthesis: Tensor | None = None, semantics: Tensor | None = None) -> Stages:
         """The frozen part of the chain on uint8 [B, 3, H, W] RGB; see `Stages`.
 
-        `synthesis` (float32 [B, 3, h, w] in [0, 1]) replaces the re-synthesis: for ablations. `semantics` (int64
+        `synthesis` (float32 [B, 3, d h, d w] in [0, 1]) replaces the re-synthesis: for ablations. `semantics` (int64
         [B, H, W] train ids, 255 where the prediction stays) replaces the predicted classes: for VoidClass' options.
         """
         if self.config.scaling == "reference":
@@ -157,39 +159,47 @@ class AnomalySegmenter(ClosedSetSegmenter):
         return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar), mu, logvar
 
     def _fixed_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
-        size = self.config.dissimilarity.size
-        resized, logits, maps36, small, coarse = self.synthesis_inputs(image)
+        size, detail = self.config.dissimilarity.size, self.config.dissimilarity.detail
+        resized = self.resized(image)
+        logits, features = self._logits_and_features(resized)
         labels = _overridden(logits.argmax(1), semantics)
-        if semantics is not None:
-            maps36 = label_maps(_nearest(labels, self.config.synthesis.size))
+        maps36, coarse = self._synthesis_inputs(resized, labels)
         z, mu, logvar = self._style(coarse * 2 - 1)
         generated = self.generator(maps36, z).float()
+        fine = (detail * size[0], detail * size[1])
         if synthesis is None:
-            synthesis = _resize((generated + 1) / 2, size)
-        difference = uncertainty.cosine_difference(
-            self.segmentation.features(self._segmentation_range(small)),  # pyright: ignore[reportCallIssue]
-            self.segmentation.features(self._segmentation_range(synthesis)),  # pyright: ignore[reportCallIssue]
-            size,
+            synthesis = _resize((generated + 1) / 2, fine)
+        again = self.segmentation.features(  # pyright: ignore[reportCallIssue]
+            self._segmentation_range(_resize(synthesis, self.config.segmentation.size))
         )
+        difference = uncertainty.cosine_difference(features, again, size)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")
-        semantic = semantic_maps(labels, logits.shape[1])
         prior = torch.cat([entropy, difference, distance], 1)
         return Stages(
-            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
-            prior, difference,
+            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis,
+            _resize(resized / 255, fine), self.dissimilarity.semantics(labels), prior, difference,
         )  # fmt: skip
 
-    def synthesis_inputs(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def synthesis_inputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """What the re-synthesis starts from, with fixed scaling; its training uses the same.
 
-        Args: image uint8 [B, 3, H, W] RGB. Returns the image at the segmentation's working size in 0..255, logits
-        [B, 19, h, w], label maps [B, 36, hs, ws], and the image in [0, 1] at h, w and at hs, ws.
+        Args: image uint8 [B, 3, H, W] RGB. Returns label maps [B, 36, hs, ws] and the image in [0, 1] at the generated
+        image's size.
         """
         resized = self.resized(image)
-        logits = self.segmentation(self._segmentation_input(resized), size=self.config.dissimilarity.size).float()
-        labels = _nearest(logits.argmax(1), self.config.synthesis.size)
-        small = _resize(resized / 255, self.config.dissimilarity.size)
-        return resized, logits, label_maps(labels), small, _resize(small, self.config.synthesis.size)
+        return self._synthesis_inputs(resized, self._logits_and_features(resized)[0].argmax(1))
+
+    def _logits_and_features(self, resized: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Of the image in 0..255 at the segmentation's size: logits [B, 19, h, w] and the encoder's maps, one pass."""
+        logits, features = self.segmentation.logits_and_features(  # pyright: ignore[reportCallIssue]
+            self._segmentation_input(resized), self.config.dissimilarity.size
+        )
+        return logits.float(), features
+
+    def _synthesis_inputs(self, resized: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        (height, width), detail = self.config.synthesis.size, self.config.synthesis.detail
+        coarse = _resize(resized / 255, (detail * height, detail * width))
+        return label_maps(_nearest(labels, (height, width))), coarse
 
     def _reference_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
@@ -210,7 +220,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
             [resize.resize_nearest(entropy, size), uncertainty.minmax_8bit(raw), resize.resize_nearest(distance, size)],
             1,
         )
-        semantic = semantic_maps(_nearest(labels, size), logits.shape[1])
+        semantic = self.dissimilarity.semantics(_nearest(labels, size))
         return Stages(
             resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
             prior, raw,

@@ -25,11 +25,12 @@ def scaled(channels: int, width: float) -> int:
 class _VggPyramid(nn.Module):
     """torchvision's `features` list cut into stages; a subclass says which cuts and how the keys are named."""
 
-    def __init__(self, plan: tuple[int, ...], cuts: tuple[int, ...], stem: str, local_names: bool, width: float):
+    def __init__(self, plan: tuple[int, ...], cuts: tuple[int, ...], stem: str, local_names: bool, width: float,
+                 stride: int = 1) -> None:  # fmt: skip
         super().__init__()
         self.stage_names = tuple(f"{stem}{k + 1}" for k in range(len(cuts)))
         self.torchvision_names: dict[str, str] = {}  # `features` index -> own key prefix
-        layers = _vgg_layers(plan, width)
+        layers = _vgg_layers(plan, width, stride)
         start = 0
         for name, end in zip(self.stage_names, cuts, strict=True):
             named = OrderedDict((str(i - start if local_names else i), layers[i]) for i in range(start, end))
@@ -66,11 +67,12 @@ class Vgg16Layers(_VggPyramid):
     """VGG16 (no batch norm) up to conv4_3: four levels at strides 1, 2, 4, 8 with 64, 128, 256, 512 channels.
 
     Keys are `layer{1..4}.{index in the level}`, as in DissimilarityNet's checkpoints (spec 1.7). Source: Simonyan and
-    Zisserman, ICLR 2015.
+    Zisserman, ICLR 2015. With `stride` s the first convolution takes s x s pixels a step (kernel 3s): every level is
+    that much coarser.
     """
 
-    def __init__(self, width: float = 1.0) -> None:
-        super().__init__(_VGG16, _VGG16_CUTS, "layer", local_names=True, width=width)
+    def __init__(self, width: float = 1.0, stride: int = 1) -> None:
+        super().__init__(_VGG16, _VGG16_CUTS, "layer", local_names=True, width=width, stride=stride)
 
 
 class Vgg19Slices(_VggPyramid):
@@ -84,15 +86,15 @@ class Vgg19Slices(_VggPyramid):
 
 
 class StridedEncoder(nn.Module):
-    """Conv 7x7, then three convs 3x3 of stride 2, a ReLU after each (spec 1.7).
+    """Conv 7x7 (or of another odd `kernel`), then three convs 3x3 of stride 2, a ReLU after each (spec 1.7).
 
     Outputs at strides 1, 2, 4, 8 with c, 2c, 4c, 8c channels, c = `channels`. Keys `hidden_layers.{0..3}.0.*`.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, kernel: int = 7) -> None:
         super().__init__()
         widths = [channels * 2**level for level in range(4)]
-        blocks = [nn.Sequential(nn.Conv2d(in_channels, widths[0], 7, padding=3), nn.ReLU(inplace=True))]
+        blocks = [nn.Sequential(nn.Conv2d(in_channels, widths[0], kernel, padding=kernel // 2), nn.ReLU(inplace=True))]
         for narrow, wide in pairwise(widths):
             blocks.append(nn.Sequential(nn.Conv2d(narrow, wide, 3, stride=2, padding=1), nn.ReLU(inplace=True)))
         self.hidden_layers = nn.ModuleList(blocks)
@@ -116,7 +118,7 @@ def kaiming_relu(module: nn.Module) -> None:
                 nn.init.zeros_(conv.bias)
 
 
-def _vgg_layers(plan: tuple[int, ...], width: float) -> list[nn.Module]:
+def _vgg_layers(plan: tuple[int, ...], width: float, stride: int) -> list[nn.Module]:
     """torchvision's `features` list; index i here is `features.i` there."""
     layers: list[nn.Module] = []
     channels = 3
@@ -124,7 +126,8 @@ def _vgg_layers(plan: tuple[int, ...], width: float) -> list[nn.Module]:
         if entry == _POOL:
             layers.append(nn.MaxPool2d(2))
             continue
-        conv = nn.Conv2d(channels, scaled(entry, width), 3, padding=1)
+        conv = nn.Conv2d(channels, scaled(entry, width), 3 * stride, stride, padding=stride)
+        stride = 1
         kaiming_relu(conv)
         layers += [conv, nn.ReLU(inplace=True)]
         channels = scaled(entry, width)

@@ -128,11 +128,11 @@ class Generator(nn.Module):
         self.block_names = ("head_0", "G_middle_0", "G_middle_1", "up_0", "up_1", "up_2", "up_3")
         for name, fin, fout in zip(self.block_names, widths, widths[1:], strict=False):
             self.add_module(name, ConditionalBlock(fin, fout, MAP_CHANNELS + n, config.hidden))
-        self.conv_img = nn.Conv2d(n, 3, 3, padding=1)
+        self.conv_img = nn.Conv2d(n, 3 * config.detail**2, 3, padding=1)
         nn.init.xavier_normal_(self.conv_img.weight)
 
     def forward(self, maps36: Tensor, z: Tensor) -> Tensor:
-        """maps36 float [B, 36, h, w] at `config.size`, z [B, z_dim] -> [B, 3, h, w] in [-1, 1].
+        """maps36 float [B, 36, h, w] at `config.size`, z [B, z_dim] -> [B, 3, d h, d w] in [-1, 1], d is `detail`.
 
         Raises ValueError for maps of another size: the first layer fixes it.
         """
@@ -145,7 +145,8 @@ class Generator(nn.Module):
                 x = _upsample(x)
             coarse = F.interpolate(maps36, x.shape[-2:], mode="nearest").to(labels.dtype)
             x = self.get_submodule(name)(x, torch.cat([coarse, labels], 1))
-        return self.conv_img(F.leaky_relu(x, _SLOPE)).tanh()
+        image = self.conv_img(F.leaky_relu(x, _SLOPE)).tanh()
+        return F.pixel_shuffle(image, self.config.detail) if self.config.detail > 1 else image
 
     def _label_pyramid(self, maps36: Tensor) -> list[Tensor]:
         """Encoded labels, coarse to fine: seven maps [B, ngf, ., .] from the latent size to the full one."""

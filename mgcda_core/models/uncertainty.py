@@ -47,16 +47,20 @@ def uncertainty_maps(logits: Tensor, scaling: Scaling = "fixed") -> tuple[Tensor
 def entropy_and_margin(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Entropy in nats and p1 - p2, float32 [B, 1, h, w].
 
-    p * log p from log_softmax: where p underflows to 0 the original has 0 * -inf = NaN and loses the map (spec 1.4).
-    The runner-up by masking the maximum, since a top-2 over channels is many times slower on every backend.
+    With z the logits below their maximum and s the sum of exp z, the entropy is log s - sum(z exp z) / s: where p
+    underflows to 0 the original has 0 * -inf = NaN and loses the map (spec 1.4). Written out, since a log-softmax over
+    channels makes ONNX Runtime transpose the logits twice. The runner-up by masking the maximum, since a top-2 over
+    channels is many times slower on every backend.
     """
-    log_p = F.log_softmax(logits.float(), 1)
-    entropy = -(log_p.exp() * log_p).sum(1, keepdim=True)
-    best = log_p.amax(1, keepdim=True)
-    is_best = log_p == best
-    second = torch.where(is_best, log_p.new_tensor(-1e30), log_p).amax(1, keepdim=True)
+    z = logits.float()
+    z = z - z.amax(1, keepdim=True)
+    e = z.exp()
+    s = e.sum(1, keepdim=True)
+    entropy = s.log() - (z * e).sum(1, keepdim=True) / s
+    is_best = z == 0
+    second = torch.where(is_best, 0.0, e).amax(1, keepdim=True)
     tied = is_best.float().sum(1, keepdim=True) > 1.5
-    margin = best.exp() - torch.where(tied, best, second).exp()
+    margin = torch.where(tied, 0.0, 1 - second) / s
     return entropy.clamp(min=0), margin
 
 

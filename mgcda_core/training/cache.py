@@ -23,12 +23,12 @@ from torch import Tensor
 
 from mgcda_core.config import PrepareConfig
 from mgcda_core.data.sample import DataError
-from mgcda_core.models.dissimilarity import semantic_maps
+from mgcda_core.models.dissimilarity import DissimilarityNet
 
 FORMAT = 1
 MAPS = ("image", "synthesis", "semantic", "prior", "label")
-"""image, synthesis uint8 [3, h, w]; semantic uint8 [h, w] train ids; prior float16 [3, h, w] in [0, 1] (entropy,
-perceptual difference, distance); label uint8 [h, w] in {0, 1, 255}."""
+"""image, synthesis uint8 [3, d h, d w], d the network's `detail`; semantic uint8 [h, w] train
+ids; prior float16 [3, h, w] in [0, 1] (entropy, perceptual difference, distance); label uint8 [h, w] in {0, 1, 255}."""
 GENERATOR = 1
 """Raised whenever the same configuration would give other composites."""
 _MAY_CHANGE = ("device", "weights")
@@ -177,12 +177,14 @@ def _damaged(path: Path, error: Exception) -> DataError:
     return DataError(f"{path} is damaged ({error}): remove it and run mgcda prepare again")
 
 
-def network_inputs(image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> tuple[Tensor, ...]:
-    """Stacked maps of a cache -> the four inputs of `DissimilarityNet`, channels last."""
+def network_inputs(
+    network: DissimilarityNet, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor
+) -> tuple[Tensor, ...]:
+    """Stacked maps of a cache -> the four inputs of `network`, channels last."""
     mean = torch.tensor([0.485, 0.456, 0.406], device=image.device).view(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], device=image.device).view(1, 3, 1, 1)
-    maps = ((image.float() / 255 - mean) / std, (synthesis.float() / 255 - mean) / std, semantic_maps(semantic),
-            prior.float())  # fmt: skip
+    maps = ((image.float() / 255 - mean) / std, (synthesis.float() / 255 - mean) / std,
+            network.semantics(semantic), prior.float())  # fmt: skip
     return tuple(m.contiguous(memory_format=torch.channels_last) for m in maps)
 
 

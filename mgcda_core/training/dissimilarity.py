@@ -17,7 +17,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgcda_core.config import DissimilarityTraining, SegmenterConfig
+from mgcda_core.config import DissimilarityConfig, DissimilarityTraining, SegmenterConfig
 from mgcda_core.data.sample import DataError
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.methods import mdat
@@ -49,7 +49,8 @@ class DissimilarityObjective(Objective):
         channels = feature_channels(network)
         if config.mdat is not None:
             levels = range(4) if config.mdat.level == "multi" else [int(config.mdat.level) - 1]
-            seen = [channels[k] + config.mdat.with_correlation for k in levels]
+            correlation = network.config.correlation_groups if config.mdat.with_correlation else 0
+            seen = [channels[k] + correlation for k in levels]
             self.adversary = mdat.Mdat(seen, config.mdat)
             self.adversary_lr, self.adversary_betas = config.mdat.lr, config.mdat.betas
         if config.cacl is not None:
@@ -67,7 +68,9 @@ class DissimilarityObjective(Objective):
     ) -> dict[str, Tensor]:
         """What `DomainSamples` gives, stacked -> "loss", "adversary" with MDAT, and figures for the log."""
         label, in_v = label.long(), domain == V
-        logits, levels, decoder_feature = self.network.pyramid(*network_inputs(image, synthesis, semantic, prior))
+        logits, levels, decoder_feature = self.network.pyramid(
+            *network_inputs(self.network, image, synthesis, semantic, prior)
+        )
         logits = logits.float()
         losses = {"cross_entropy": weighted_cross_entropy(logits, label, self.class_weights)}
         total = losses["cross_entropy"]
@@ -127,7 +130,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     digest = frozen_sha256(loaded)
     domains = [CachedDomain(Path(path), digest) for path in (config.void_class, config.anomaly_mix) if path]
     held_out = [CachedDomain(Path(path), digest) for path in config.validation]
-    _same_size(domains + held_out, segmenter.dissimilarity.size)
+    _same_size(domains + held_out, segmenter.dissimilarity)
     network = DissimilarityNet(segmenter.dissimilarity, segmenter.segmentation.num_classes)
     if config.vgg16:
         network.vgg_encoder.load_torchvision(_vgg16_state(Path(config.vgg16)), config.vgg16)
@@ -171,13 +174,19 @@ def _vgg16_state(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path} is not a state dict of tensors: give torchvision's vgg16-397923af.pth") from error
 
 
-def _same_size(caches: list[CachedDomain], size: tuple[int, int]) -> None:
-    """The maps of all caches must have the working size of the chain that is exported."""
+def _same_size(caches: list[CachedDomain], network: DissimilarityConfig) -> None:
+    """The maps of all caches must have the sizes of the chain that is exported."""
     for cache in caches:
-        stored = tuple(cache[0]["label"].shape)
-        if stored != tuple(size):
-            raise StaleCacheError(f"{cache.cache} holds maps of {stored}, the dissimilarity network works at {size}: "
-                                  "prepare with that size, or set dissimilarity.size")  # fmt: skip
+        maps = cache[0]
+        stored = tuple(maps["label"].shape)
+        if stored != tuple(network.size):
+            raise StaleCacheError(f"{cache.cache} holds maps of {stored}, the dissimilarity network works at "
+                                  f"{network.size}: prepare with that size, or set dissimilarity.size")  # fmt: skip
+        detail = maps["image"].shape[-1] // stored[1]
+        if detail != network.detail:
+            raise StaleCacheError(f"{cache.cache} holds pictures of {detail} times the maps' size, the dissimilarity "
+                                  f"network takes {network.detail}: prepare with that detail, or set "
+                                  "dissimilarity.detail")  # fmt: skip
 
 
 def _rates(logits: Tensor, label: Tensor) -> dict[str, Tensor]:

@@ -18,8 +18,8 @@ class DomainSamples(Samples):
     """Sample n is of domain n modulo their number, so that every even stretch of numbers is balanced.
 
     A domain is gone through scene by scene in an order reshuffled each epoch, showing the epoch's copy of each; the
-    smaller domain simply starts its next epoch earlier. Sample n is (image, synthesis uint8 [3, h, w], semantic uint8
-    [h, w], prior float16 [3, h, w], label uint8 [h, w], domain int64, n int64).
+    smaller domain simply starts its next epoch earlier. Sample n is (image, synthesis uint8 [3, d h, d w], semantic
+    uint8 [h, w], prior float16 [3, h, w], label uint8 [h, w], domain int64, n int64), d the network's `detail`.
     """
 
     def __init__(self, domains: Sequence[CachedDomain], crop: tuple[int, int] | None, flip: float, seed: int) -> None:
@@ -37,7 +37,10 @@ class DomainSamples(Samples):
         height, width = maps["label"].shape
         rows, columns = self.crop or (height, width)
         top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-        cut = [maps[name][..., top : top + rows, left : left + columns] for name in MAPS]
+        cut = []
+        for name in MAPS:
+            d = maps[name].shape[-2] // height
+            cut.append(maps[name][..., d * top : d * (top + rows), d * left : d * (left + columns)])
         if rng.random() < self.flip:
             cut = [part.flip(-1) for part in cut]
         return *(part.contiguous() for part in cut), torch.tensor(domain), torch.tensor(number)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mgcda_core.evaluation.pixel_metrics import PixelMetrics, exact
 from mgcda_core.inference.draw import colours_of, contact_sheet
 from mgcda_core.labels import ANOMALY, IGNORE
+from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.training.cache import CachedDomain, network_inputs
 
 
@@ -65,8 +66,9 @@ def write_picture(network: nn.Module, caches: Sequence[CachedDomain], path: Path
             maps = cache[index]
             logits = _logits(network, maps)
             score = torch.sigmoid(logits[1] - logits[0]).numpy()
-            label = maps["label"].numpy()
             image, synthesis = (maps[k].permute(1, 2, 0).numpy() for k in ("image", "synthesis"))
+            detail = image.shape[0] // maps["label"].shape[0]
+            label = maps["label"].numpy().repeat(detail, 0).repeat(detail, 1)
             painted = image.copy()
             painted[label == ANOMALY], painted[label == IGNORE] = (235, 30, 40), 0
             tiles += [image, synthesis, painted, colours_of(score)]
@@ -86,8 +88,11 @@ def _outputs(
 
 @torch.inference_mode()
 def _logits(network: nn.Module, maps: dict[str, Tensor]) -> Tensor:
+    assert isinstance(network, DissimilarityNet)
     device = next(network.parameters()).device
     batch = {k: v[None].to(device) for k, v in maps.items()}
     return (
-        network(*network_inputs(**{k: batch[k] for k in ("image", "synthesis", "semantic", "prior")}))[0].float().cpu()
+        network(*network_inputs(network, **{k: batch[k] for k in ("image", "synthesis", "semantic", "prior")}))[0]
+        .float()
+        .cpu()
     )

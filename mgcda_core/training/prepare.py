@@ -14,12 +14,13 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mgcda_core.config import PrepareConfig, SegmenterConfig
+from mgcda_core.config import PrepareConfig
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
 from mgcda_core.models.loading import load_strict
@@ -36,7 +37,7 @@ def prepare(config: PrepareConfig, out: Path) -> Path:
 
     Raises StaleCacheError if the folder holds a cache of other weights or another configuration.
     """
-    chain, digest = load_frozen(config.weights, config.size)
+    chain, digest = load_frozen(config.weights, config.size, config.detail)
     domain = Domain(config)
     manifest = Manifest.of(config, digest, len(domain))
     stored = Manifest.read(out)
@@ -60,15 +61,19 @@ def prepare(config: PrepareConfig, out: Path) -> Path:
     return out
 
 
-def load_frozen(weights: str, size: tuple[int, int] | None = None) -> tuple[AnomalySegmenter, str]:
+def load_frozen(
+    weights: str, size: tuple[int, int] | None = None, detail: Literal[1, 2] | None = None
+) -> tuple[AnomalySegmenter, str]:
     """The chain of a weights file with its frozen networks loaded, and their sha256.
 
-    `size` replaces the dissimilarity network's working size. The sum is over the frozen networks alone: another
+    `size` and `detail` replace the dissimilarity network's. The sum is over the frozen networks alone: another
     dissimilarity network beside them does not change it.
     """
     loaded = load_weights(weights)
     frozen = frozen_state(loaded.state)
-    chain = AnomalySegmenter(_resized(loaded.config, size))
+    own = loaded.config.dissimilarity
+    network = dataclasses.replace(own, size=size or own.size, detail=detail or own.detail)
+    chain = AnomalySegmenter(dataclasses.replace(loaded.config, dissimilarity=network))
     for part in dict.fromkeys(key.split(".")[0] for key in frozen):
         state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
         load_strict(chain.get_submodule(part), state, weights)
@@ -90,12 +95,6 @@ def frozen_sha256(weights: Weights) -> str:
         digest.update(f"{key} {state[key].dtype} {tuple(state[key].shape)} ".encode())
         digest.update(state[key].contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _resized(config: SegmenterConfig, size: tuple[int, int] | None) -> SegmenterConfig:
-    if size is None:
-        return config
-    return dataclasses.replace(config, dissimilarity=dataclasses.replace(config.dissimilarity, size=size))
 
 
 def _device(config: PrepareConfig) -> torch.device:
@@ -125,9 +124,10 @@ def _frozen_maps(chain: AnomalySegmenter, made: list[TrainingComposite]) -> dict
 
 def sample_maps(stages: Stages, label: Tensor) -> dict[str, Tensor]:
     """What the dissimilarity network is trained on: its inputs and the label at its working size."""
-    size = stages.image.shape[-2:]
+    size = stages.prior.shape[-2:]
     small = torch.nn.functional.interpolate(label[:, None].float(), size, mode="nearest-exact")[:, 0]
-    semantic = torch.where(stages.semantic.any(1), stages.semantic.argmax(1), IGNORE)
+    classes = stages.semantic[:, : stages.segmentation_logits.shape[1]]
+    semantic = torch.where(classes.any(1), classes.argmax(1), IGNORE)
     return {"image": stages.image, "synthesis": stages.synthesis, "semantic": semantic, "prior": stages.prior,
             "label": small}  # fmt: skip
 

@@ -50,7 +50,7 @@ class SynthesisObjective(Objective):
         """image uint8 [B, 3, H, W]; the labels are not read. Returns the losses, "adversary" among them if there is
         a discriminator: in "loss" its parameters are constants, in "adversary" the generated image is."""
         with torch.no_grad():
-            _, _, maps36, _, target = self.chain.synthesis_inputs(image)
+            maps36, target = self.chain.synthesis_inputs(image)
         mu, logvar = self.style_encoder(target * 2 - 1)
         mu, logvar = mu.float(), logvar.float().clamp(-10, 10)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
@@ -168,7 +168,7 @@ def val_distance(chain: AnomalySegmenter, scenes: Scenes, features: Features) ->
     chain.eval()
     for i in range(len(scenes)):
         image = torch.from_numpy(scenes[i].image).to(device).permute(2, 0, 1)[None]
-        _, _, maps36, _, target = chain.synthesis_inputs(image)
+        maps36, target = chain.synthesis_inputs(image)
         mu, _ = chain.style_encoder(target * 2 - 1)
         distance.add((chain.generator(maps36, mu) + 1) / 2, target)
     return distance.result()

@@ -149,35 +149,44 @@ class DDRNet23Slim(nn.Module):
 
         The stride-8 logits are resized once, straight to `size`.
         """
-        return resize(self._logits(self._streams(x)).float(), size or x.shape[-2:])
+        return self.logits_and_features(x, size)[0]
+
+    def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`forward` and `features` of the same x in one pass."""
+        features = self.features(x)
+        logits = self._logits(self._streams(features[1], features[2]))
+        return resize(logits.float(), size or x.shape[-2:]), features
 
     def features(self, x: Tensor) -> list[Tensor]:
-        """Rectified maps of strides 4, 8, 16 and 32 with 1, 2, 4 and 8 base widths, for a perceptual difference.
+        """Rectified maps of strides 4, 8 and 16 with 1, 2 and 4 base widths, for a perceptual difference.
 
-        x: normalised f32 [B,3,H,W]. The head and the coarsest stage are not run.
+        x: normalised f32 [B,3,H,W]. Nothing after the two streams part is run but the first context stage.
         """
-        return self._streams(x)[:4]
+        first = F.relu(self.stage1(self.stem(x)))
+        shared = F.relu(self.stage2(first))
+        return [first, shared, F.relu(self.context3(shared))]
 
     def training_logits(self, x: Tensor) -> list[Tensor]:
         """[main, auxiliary] logits f32 [B,classes,H,W]; the auxiliary head reads the detail stream after stage 3."""
         if self.auxiliary_head is None:
             raise RuntimeError("this DDRNet has no auxiliary head; build it with auxiliary=True to train")
-        streams = self._streams(x)
-        logits = [self._logits(streams), self.auxiliary_head(streams[4])]
+        _first, shared, context = self.features(x)
+        streams = self._streams(shared, context)
+        logits = [self._logits(streams), self.auxiliary_head(streams[1])]
         return [resize(y.float(), x.shape[-2:]) for y in logits]
 
-    def _streams(self, x: Tensor) -> list[Tensor]:
-        """Stages 1 to 4: [stride 4, 8, 16, 32 rectified; detail after stage 3 and after stage 4, not rectified]."""
-        first = F.relu(self.stage1(self.stem(x)))
-        shared = F.relu(self.stage2(first))
-        context, detail = self.context3(shared), self.detail3(shared)
-        detail3 = detail + resize(self.up3(F.relu(context)), detail.shape[-2:])
+    def _streams(self, shared: Tensor, context: Tensor) -> list[Tensor]:
+        """Stages 3 and 4 of what `features` gives: [context after stage 4 (stride 32), rectified; detail after stage 3
+        and after stage 4, not rectified]."""
+        detail = self.detail3(shared)
+        detail3 = detail + resize(self.up3(context), detail.shape[-2:])
         context3 = F.relu(context + self.down3(F.relu(detail)))
         context, detail = self.context4(context3), self.detail4(F.relu(detail3))
         detail4 = detail + resize(self.up4(F.relu(context)), detail.shape[-2:])
         context4 = F.relu(context + self.down4(F.relu(detail)))
-        return [first, shared, context3, context4, detail3, detail4]
+        return [context4, detail3, detail4]
 
     def _logits(self, streams: list[Tensor]) -> Tensor:
-        detail = self.detail5(F.relu(streams[5]))
-        return self.head(detail + resize(self.pooling(self.context5(streams[3])), detail.shape[-2:]))
+        context, _, detail4 = streams
+        detail = self.detail5(F.relu(detail4))
+        return self.head(detail + resize(self.pooling(self.context5(context)), detail.shape[-2:]))

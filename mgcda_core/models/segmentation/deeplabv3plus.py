@@ -121,11 +121,16 @@ class DeepLabV3Plus(nn.Module):
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Logits f32 [B,classes,*size] of an ImageNet-normalised image f32 [B,3,H,W]; `size` None means (H, W)."""
-        skip = self._skip(x)
-        deep = self.mod7(self.mod6(self.mod5(self.mod4(self.mod3(self.pool3(skip))))))
+        return self.logits_and_features(x, size)[0]
+
+    def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`forward` and `features` of the same x in one pass."""
+        features = self.features(x)
+        skip = features[0]
+        deep = self.mod7(self.mod6(features[-1]))
         context = resize_aligned(self.bot_aspp(self.aspp(deep)), skip.shape[-2:])
         logits = self.final(torch.cat([self.bot_fine(skip), context], 1))
-        return resize_aligned(logits.float(), size or x.shape[-2:])
+        return resize_aligned(logits.float(), size or x.shape[-2:]), features
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Trunk maps after mod2 to mod5, not rectified: strides 2, 4, 8, 8 with 2, 4, 8, 16 stem widths."""

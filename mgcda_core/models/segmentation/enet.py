@@ -152,15 +152,19 @@ class ENet(nn.Module):
 
         The void output is cut off unless `keep_void`.
         """
+        return self.logits_and_features(x, size)[0]
+
+    def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`forward` and `features` of the same x in one pass."""
         fine, middle, coarse, positions1, positions2 = self._encode(x)
         y = self.upsample4_0(coarse, positions2, middle.shape[-2:])
         y = self.regular4_2(self.regular4_1(y))
         y = self.regular5_1(self.upsample5_0(y, positions1, fine.shape[-2:]))
         logits = self.transposed_conv(y, output_size=list(x.shape[-2:])).float()
         logits = logits if self.keep_void else logits[:, : self.num_classes]
-        if size is None or tuple(size) == tuple(x.shape[-2:]):
-            return logits
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        if size is not None and tuple(size) != tuple(x.shape[-2:]):
+            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return logits, [fine, middle, coarse]
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Encoder maps of strides 2, 4 and 8 with 1, 4 and 8 base widths; x: RGB f32 [B,3,H,W] in [0,1]."""

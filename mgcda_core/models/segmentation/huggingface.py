@@ -69,6 +69,10 @@ class HuggingFaceSegmentation(nn.Module):
             logits = output.logits.float()
         return F.interpolate(logits, tuple(size or x.shape[-2:]), mode="bilinear", align_corners=False)
 
+    def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """`forward` and `features` of the same x; two passes, since few of these models give both."""
+        return self(x, size), self.features(x)
+
     def features(self, x: Tensor) -> list[Tensor]:
         """Encoder maps [B,C,h,w], fine to coarse or (plain transformers) shallow to deep, for a perceptual difference.
 
