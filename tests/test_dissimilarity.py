@@ -117,6 +117,26 @@ def test_grouped_correlations_add_up_to_the_published_one() -> None:
         _net(width=0.125, correlation_groups=3)
 
 
+def test_in_bf16_training_has_the_gradient_of_float32_whatever_the_features_size() -> None:
+    """An instance norm makes the loss blind to it, and a gradient whose large terms do not cancel is noise."""
+    net = _net(width=0.125).train()
+    with torch.no_grad():
+        net.vgg_encoder.get_submodule("layer1.0").get_parameter("weight").mul_(1e3)
+    image, synthesis, semantic, prior = _inputs(2, 32, 64)
+    label = (image[:, 0] > 0).long()
+
+    def gradient(enabled: bool) -> Tensor:
+        net.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = net(image, synthesis, semantic, prior)
+        torch.nn.functional.cross_entropy(logits.float(), label).backward()
+        return torch.cat([p.grad.double().flatten() for p in net.conv1.parameters() if p.grad is not None])
+
+    plain, mixed = gradient(False), gradient(True)
+    assert plain.norm() > 0
+    assert mixed.norm() < 2 * plain.norm()  # 8000 times as long with the decoder in bfloat16
+
+
 def test_odd_sizes_are_named() -> None:
     with pytest.raises(ValueError, match="divisible by 8, got 20 x 32"):
         _net()(*_inputs(1, 20, 32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -111,6 +113,15 @@ class DissimilarityNet(nn.Module):
             raise ValueError(f"DissimilarityNet needs images of {detail} x the maps' {height} x {width}, got "
                              f"{image.shape[-2]} x {image.shape[-1]}")  # fmt: skip
         levels = self._fuse(image, synthesis, semantic, prior)
+        # An instance norm follows every convolution from here on, so their gradients are small differences of large
+        # sums, which bfloat16 rounds away: trainings ran off with gradients of 1e5 and more (docs/ladder.md).
+        with torch.autocast(image.device.type, enabled=False) if self.training else nullcontext():
+            logits, decoder_feature = self._decode(levels, semantic)
+        return logits, levels, decoder_feature
+
+    def _decode(self, levels: list[Level], semantic: Tensor) -> tuple[Tensor, Tensor]:
+        if self.training:
+            levels = [(None if correlation is None else correlation.float(), x.float()) for correlation, x in levels]
         first, second, third, fourth = ([x for x in level if x is not None] for level in levels)
         x = self.tconv1(self._refined(self.conv2, self.conv1(torch.cat(fourth, 1)), semantic))
         x = torch.cat([x, *third], 1)
@@ -119,7 +130,7 @@ class DissimilarityNet(nn.Module):
         x = self.tconv2(self._refined(self.conv4, self.conv3(x), semantic))
         x = torch.cat([x, *first], 1)
         decoder_feature = self._refined(self.conv6, self.conv5(x), semantic)
-        return self.conv11(decoder_feature), levels, decoder_feature
+        return self.conv11(decoder_feature), decoder_feature
 
     def _fuse(self, image: Tensor, synthesis: Tensor, semantic: Tensor, prior: Tensor) -> list[Level]:
         both = self.vgg_encoder(torch.cat([image, synthesis]))  # one pass: the encoder is shared
