@@ -157,5 +157,6 @@ PROFILES: dict[str, SegmenterConfig] = {
             void_channel=True,
             size=(128, 256),
         ),
+        entropy_weight=0.25,
     ),
 }

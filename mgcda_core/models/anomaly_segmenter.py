@@ -17,6 +17,10 @@ from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
 
 
+_LEAST = 1e-6
+"""Scores are kept this far from 0 and 1, so that their logits stay finite."""
+
+
 @dataclass
 class Stages:
     """Every intermediate of one pass; h, w is the dissimilarity's size, d its `detail`, hs, ws, ds the synthesis'."""
@@ -136,10 +140,12 @@ class AnomalySegmenter(ClosedSetSegmenter):
 
     def to_input_size(self, logits: Tensor, stages: Stages, size: tuple[int, int]) -> Tensor:
         """Two-class logits [B, 2, h, w] -> anomaly logits [B, H, W], the entropy ensemble included (spec 1.8)."""
+        if self.config.entropy_weight > 0 and self.config.scaling == "reference":
+            return torch.logit(self.ensemble_score(logits, stages, size), eps=_LEAST)
         difference = (logits[:, 1:] - logits[:, :1]).float()
-        if self.config.entropy_weight == 0:
-            return F.interpolate(difference, size, mode="bilinear", align_corners=False)[:, 0]
-        return torch.logit(self.ensemble_score(logits, stages, size), eps=1e-6)
+        if self.config.entropy_weight > 0:  # resized as logits: cheaper than at full size, and no step is published
+            difference = torch.logit(self._mixed(logits, stages, self.config.entropy_weight), eps=_LEAST)
+        return F.interpolate(difference, size, mode="bilinear", align_corners=False)[:, 0]
 
     def ensemble_score(
         self, logits: Tensor, stages: Stages, size: tuple[int, int], weight: float | None = None
@@ -149,8 +155,12 @@ class AnomalySegmenter(ClosedSetSegmenter):
         w is `weight`, or the configuration's `entropy_weight`.
         """
         weight = self.config.entropy_weight if weight is None else weight
-        score = (1 - weight) * logits.float().softmax(1)[:, 1:] + weight * stages.prior[:, :1]
-        return resize.resize_bicubic_float(score, size)[:, 0]
+        return resize.resize_bicubic_float(self._mixed(logits, stages, weight), size)[:, 0]
+
+    def _mixed(self, logits: Tensor, stages: Stages, weight: float) -> Tensor:
+        """The ensemble at the dissimilarity's size, float32 [B, 1, h, w] in [0, 1]."""
+        difference = (logits[:, 1:] - logits[:, :1]).float()
+        return (1 - weight) * difference.sigmoid() + weight * stages.prior[:, :1]
 
     def _style(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mu, logvar = self.style_encoder(image)

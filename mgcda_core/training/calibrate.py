@@ -138,7 +138,7 @@ def calibrate(config: CalibrationConfig, out: Path) -> Path:
     if config.plot:
         importlib.import_module("matplotlib")  # if it is missing, that is better known before the long part
     started = time.monotonic()
-    predictor = load(config.weights, config.device)
+    predictor = load(config.weights, config.device, backend="torch")
     images = DrawnImages(config) if config.domain == "drawn" else PastedImages(config)
     found = measure(config, predictor, images)
     height, width = config.augment.size

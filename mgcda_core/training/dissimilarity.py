@@ -157,7 +157,7 @@ def export(
     """Write the chain with the trained network and, from the held-out samples, its threshold and figures."""
     metadata = {"part": "chain"}
     if held_out:
-        threshold, figures = best_threshold(network, held_out)
+        threshold, figures = best_threshold(network, held_out, segmenter.entropy_weight)
         segmenter = dataclasses.replace(segmenter, threshold=round(threshold, 4))
         metadata |= {f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}
         shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())

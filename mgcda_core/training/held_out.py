@@ -24,7 +24,8 @@ def validate(network: nn.Module, held_out: Sequence[CachedDomain], weights: Tens
     """ "loss" (weighted cross entropy), "ap" and "fpr95" over all held-out samples, shared out over the processes."""
     metrics, weights = PixelMetrics("logits"), weights.cpu()
     sums = torch.zeros(2, dtype=torch.float64)
-    for logits, label in _outputs(network, held_out, fabric.global_rank, fabric.world_size):
+    for logits, maps in _outputs(network, held_out, fabric.global_rank, fabric.world_size):
+        label = maps["label"]
         metrics.update((logits[1] - logits[0]).numpy(), label.numpy())
         mass = weights[label.clamp(max=1).long()].mul(label != IGNORE).sum()
         nll = F.cross_entropy(logits[None], label[None].long(), weights, ignore_index=IGNORE, reduction="sum")
@@ -38,11 +39,17 @@ def validate(network: nn.Module, held_out: Sequence[CachedDomain], weights: Tens
     return {"loss": float(sums[0] / sums[1]), "ap": scores["ap"], "fpr95": scores["fpr95"]}
 
 
-def best_threshold(network: nn.Module, held_out: Sequence[CachedDomain]) -> tuple[float, dict[str, float]]:
-    """The score of the best pixel F1 on the held-out samples, and AP and FPR95 there (every second row and column)."""
-    outputs = [
-        (torch.sigmoid(z[1] - z[0]).numpy()[::2, ::2], y.numpy()[::2, ::2]) for z, y in _outputs(network, held_out)
-    ]
+def best_threshold(
+    network: nn.Module, held_out: Sequence[CachedDomain], entropy_weight: float
+) -> tuple[float, dict[str, float]]:
+    """The score of the best pixel F1 on the held-out samples, and AP and FPR95 there (every second row and column).
+
+    The score is the chain's: (1 - w) * probability + w * entropy.
+    """
+    outputs = []
+    for logits, maps in _outputs(network, held_out):
+        score = (1 - entropy_weight) * torch.sigmoid(logits[1] - logits[0]) + entropy_weight * maps["prior"][0].float()
+        outputs.append((score.numpy()[::2, ::2], maps["label"].numpy()[::2, ::2]))
     score, label = (np.stack(part) for part in zip(*outputs, strict=True))
     figures = exact(score, label)
     return best_f1_threshold(score, label), {"ap": figures["ap"], "fpr95": figures["fpr95"]}
@@ -78,12 +85,12 @@ def write_picture(network: nn.Module, caches: Sequence[CachedDomain], path: Path
 
 def _outputs(
     network: nn.Module, caches: Sequence[CachedDomain], rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """(logits float32 [2, h, w], label uint8 [h, w]) of every `world`-th sample, on the CPU."""
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """(logits float32 [2, h, w] on the CPU, cached maps) of every `world`-th sample."""
     for cache in caches:
         for index in range(rank, len(cache), world):
             maps = cache[index]
-            yield _logits(network, maps), maps["label"]
+            yield _logits(network, maps), maps
 
 
 @torch.inference_mode()

@@ -80,8 +80,8 @@ def load_weights(name_or_path: str | Path) -> Weights:
 
 
 def shipped_names() -> list[str]:
-    """Names of the weights that come with the package, sorted."""
-    return sorted(path.stem for path in _SHIPPED.glob("*.json"))
+    """Names of the weights that come with the package, sorted; an exported graph beside them is none."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.json") if not path.with_suffix(".onnx").exists())
 
 
 def save_weights(
