@@ -34,6 +34,7 @@ setup(
             "weights/*.safetensors",
             "weights/*.json",
             "weights/*.md",
+            "weights/*.onnx",
             "evaluation/report_page/*",
         ],
         "mgcda_ros": ["py.typed"],
@@ -51,6 +52,7 @@ setup(
         "eval": evaluate,
         "export": export,
         "tensorrt": ["tensorrt"],
+        "tensorrt-rtx": ["tensorrt-rtx"],
         "bag": bag,
         "hf": ["transformers"],
         "test": test,  # colcon test runs pytest only if it finds it here

@@ -24,8 +24,9 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
     "image": ("image", "Topic of the camera images."),
     "camera_info": ("camera_info", "Topic of the camera's CameraInfo."),
     "params_file": (str(CONFIG / "node.yaml"), "Parameter file."),
-    "weights": ("", "Weights: a shipped name, a .safetensors path or an https url."),
+    "weights": ("", "Weights: a shipped name, a .safetensors path, an https url, an exported .onnx or .engine."),
     "device": ("", "Device of the network: auto, cpu, cuda or cuda:N."),
+    "backend": ("", "Runtime of the network: auto, torch, onnxruntime, tensorrt, tensorrt-rtx and their variants."),
     "threshold": ("", "Score from which a pixel is masked; negative takes the weights' own."),
     "camera_height": ("", "Height of the camera above the road in metres."),
     "camera_pitch": ("", "Pitch of the camera in radians; positive looks down."),
@@ -36,7 +37,7 @@ ARGUMENTS: dict[str, tuple[str, str]] = {
     ),
     "log_level": ("info", "debug, info, warn or error."),
 }
-STRINGS, NUMBERS = ("weights", "device"), ("threshold", "camera_height", "camera_pitch")
+STRINGS, NUMBERS = ("weights", "device", "backend"), ("threshold", "camera_height", "camera_pitch")
 
 
 def start(context: LaunchContext) -> list[SetEnvironmentVariable | LifecycleNode]:

@@ -35,28 +35,33 @@ def predict(
     topic: str | None = None,
     min_area: int = 100,
     device: str = "auto",
+    backend: str = "auto",
 ) -> None:
     """Predict the anomalies of every frame of SOURCE, one by one.
 
     Args:
         source: image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording (folder, .mcap, .db3).
         out: folder to write: score/STEM.npy, mask/STEM.png, overlay/STEM.png, predictions.json.
-        weights: a shipped name, a .safetensors path or an https url.
+        weights: a shipped name, a .safetensors path or an https url, or a file of mgcda export.
         save: what to write besides predictions.json: a comma list of score, mask, overlay.
         threshold: score in [0, 1] from which a pixel is masked; without it the weights' own.
         topic: image topic of a recording; needed if it has several.
         min_area: smallest region listed in predictions.json, in pixels.
         device: auto, cpu, cuda or cuda:N.
+        backend: runtime; auto takes the best that works (mgcda doctor lists them).
     """
+    import logging
+
     from mgcda_core.inference.predictor import load
     from mgcda_core.inference.save import PredictionWriter
     from mgcda_core.inference.sources import open_source
 
     frames = open_source(source, topic)
-    predictor = load(weights, device, threshold)
-    backend = predictor.backend
-    head = {"source": source, "weights": weights, "weights_sha256": backend.sha256, "backend": backend.name,
-            "device": backend.device, "threshold": predictor.threshold}  # fmt: skip
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # why a runtime was left out, how far a build is
+    predictor = load(weights, device, threshold, backend)
+    running = predictor.backend
+    head = {"source": source, "weights": weights, "weights_sha256": running.sha256, "backend": running.name,
+            "device": running.device, "threshold": predictor.threshold}  # fmt: skip
     with PredictionWriter(out, save, head, min_area) as writer:
         for frame in frames:
             try:
@@ -141,6 +146,12 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
         "time and memory of the pooled metrics beside scikit-learn's",
         _imported("mgcda_core.bench.metrics", "bench_metrics"),
     ),
+    "export": ("the chain as one ONNX graph or TensorRT engine", _imported("mgcda_core.export.command", "export")),
+    "build-engine": (
+        "a TensorRT engine of an exported chain, ahead of its use",
+        _imported("mgcda_core.export.build_command", "build_engine_command"),
+    ),
+    "bench": ("speed and memory of the chain on a runtime", _imported("mgcda_core.bench.infer", "bench")),
     "calibrate": (
         "a threshold for a wanted false alarm rate on road",
         _imported("mgcda_core.training.calibrate", "calibrate"),
@@ -163,6 +174,7 @@ POSITIONAL: dict[str, tuple[tuple[str, str], ...]] = {
     "predict": (("source", "image, folder of images, pattern ('drive/*.jpg'), video, or rosbag2 recording"),),
     "import synboost": (("archive", "the published models.tar"),),
     "eval-bag": (("recording", "rosbag2 recording: folder, .mcap or .db3"),),
+    "build-engine": (("artefact", ".onnx file of mgcda export, with its sidecar"),),
     "compare-bags": (("a", "outputs of the version before"), ("b", "outputs of the version after")),
 }
 

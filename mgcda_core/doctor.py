@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 import mgcda_core
@@ -21,6 +22,7 @@ PACKAGES: dict[str, str | None] = {
     "onnx": "export",
     "onnxruntime": "ONNX backend",
     "tensorrt": "TensorRT backend",
+    "tensorrt-rtx": "TensorRT-RTX backend",
 }
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
 
@@ -33,14 +35,15 @@ def report() -> Iterator[str]:
         yield _line(name, found or f"missing ({'needed' if lacks is None else f'only for: {lacks}'})")
     yield _line("opencv", next((f"{v} ({n})" for n in OPENCV if (v := _version(n))), None) or _opencv())
     yield _line("device", "; ".join(_guarded(_devices)))
-    yield _line("backend torch", "available" if importlib.util.find_spec("torch") else "missing: pip install torch")
+    for name, found in _backends():
+        yield _line(name, found)
     yield _line("ROS 2", _ros())
     for line in _guarded(_weights):
         yield _line("weights", line)
 
 
 def _line(name: str, text: str) -> str:
-    return f"{name:<18} {text}"
+    return f"{name:<28} {text}"
 
 
 def _version(name: str) -> str | None:
@@ -75,6 +78,19 @@ def _devices() -> Iterator[str]:
         yield f"cuda:{number} {torch.cuda.get_device_name(number)}, {memory:.1f} GiB"
     if torch.cuda.device_count() == 0:
         yield f"no CUDA device (PyTorch built for {torch.version.cuda or 'CPU'})"
+
+
+def _backends() -> Iterator[tuple[str, str]]:
+    from mgcda_core.inference.availability import BACKENDS
+
+    for name in BACKENDS:
+        yield f"backend {name}", "; ".join(_guarded(partial(_backend, name)))
+
+
+def _backend(name: str) -> Iterator[str]:
+    from mgcda_core.inference.availability import lack
+
+    yield lack(name) or "available"
 
 
 def _ros() -> str:

@@ -109,8 +109,13 @@ class FrameStatistics:
             self._outputs.popleft()
 
 
-def judge(snapshot: Snapshot, state: str, topic: str, failure: str | None = None) -> tuple[bytes, str]:
-    """Level and message of the status: `failure` says why the node could not be configured."""
+def judge(
+    snapshot: Snapshot, state: str, topic: str, failure: str | None = None, engine: str = ""
+) -> tuple[bytes, str]:
+    """Level and message of the status: `failure` says why the node could not be configured.
+
+    `engine` is how the building of an engine stands, `building 25 s`; empty if none is built.
+    """
     if failure is not None:
         return DiagnosticStatus.ERROR, failure
     if state != "active":
@@ -122,7 +127,9 @@ def judge(snapshot: Snapshot, state: str, topic: str, failure: str | None = None
         return DiagnosticStatus.WARN, f"no image on {topic}"
     if not snapshot.output_hz:
         return DiagnosticStatus.WARN, f"images come in, no mask in the last {WINDOW_S:.0f} s"
-    return DiagnosticStatus.OK, "active"
+    if engine.startswith("failed"):
+        return DiagnosticStatus.WARN, f"active, engine {engine}"
+    return DiagnosticStatus.OK, f"active, engine {engine}" if engine else "active"
 
 
 def to_diagnostics(

@@ -10,9 +10,9 @@ import dataclasses
 import time
 import traceback
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -20,9 +20,12 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
 
 from mgcda_core.hazards.regions import to_hazards
+from mgcda_core.inference.backend import pending_engine
 from mgcda_core.inference.predictor import Predictor, load
 from mgcda_ros import parameters
+from mgcda_ros.core_log import forward_core_log
 from mgcda_ros.diagnostics import FrameStatistics, judge, to_diagnostics
+from mgcda_ros.engine_build import EngineBuild, command
 from mgcda_ros.image_input import ImageInput
 from mgcda_ros.latest_frame import FrameWorker
 from mgcda_ros.messages import Outputs, to_camera, to_rgb
@@ -32,7 +35,6 @@ GRAPH_PERIOD_S = 0.2
 STOP_TIMEOUT_S = 30.0
 """How long deactivation waits for the frame in work; the reference profile takes seconds a frame on a CPU."""
 EXIT_TIMEOUT_S = 4.0
-WARM_UP_SIZE = (64, 128)
 LOG_THROTTLE_S = 5.0
 
 
@@ -50,10 +52,12 @@ class MgcdaNode(LifecycleNode):
 
     def __init__(self) -> None:
         super().__init__("mgcda_node")
+        forward_core_log(self.get_logger())
         self.add_on_set_parameters_callback(self._on_parameters)  # before: it judges the values given at start too
         parameters.declare(self)
         self._predictor: Predictor | None = None
-        self._loaded: tuple[str, str] | None = None
+        self._loaded: tuple[str, str, str] | None = None
+        self._build: EngineBuild | None = None
         self._outputs: Outputs | None = None
         self._worker: FrameWorker[Frame] | None = None
         self._input = ImageInput(self, self._on_image)
@@ -61,12 +65,13 @@ class MgcdaNode(LifecycleNode):
         self.loading = False
         """True while weights are read: the one long step of the main thread, which a signal may interrupt."""
         self.stuck = False
-        """True once a frame in work outlasted a timeout: its thread may be inside torch still."""
+        """True once a frame in work or the loading of an engine outlasted a timeout: its thread may be inside torch."""
         self._failure: str | None = None
         self._statistics = FrameStatistics()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._publish_diagnostics)
         self.create_timer(GRAPH_PERIOD_S, self._input.follow_publishers)
+        self.create_timer(GRAPH_PERIOD_S, self._switch_to_engine)
 
     def start(self) -> None:
         """Configure and activate, unless the parameter autostart is false."""
@@ -89,7 +94,7 @@ class MgcdaNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start the worker; loads anew if weights or device changed while inactive."""
+        """Subscribe and start the worker; loads anew if weights, device or backend changed."""
         try:
             self._load()
             self._statistics.restart()
@@ -129,20 +134,36 @@ class MgcdaNode(LifecycleNode):
 
     def _load(self) -> None:
         wanted = parameters.read(self)
-        if self._predictor is not None and self._loaded == (wanted.weights, wanted.device):
+        chosen = (wanted.weights, wanted.device, wanted.backend)
+        if self._predictor is not None and self._loaded == chosen:
             return
+        self._stop_build()
         start = time.monotonic()
         self.loading = True
         try:
-            predictor = load(wanted.weights, device=wanted.device)
-            # The first run is slow, and a network that cannot run should fail here, not on the road.
-            predictor(np.zeros((*WARM_UP_SIZE, 3), np.uint8))
+            engine = pending_engine(*chosen)
+            predictor = load(wanted.weights, device=wanted.device, backend="auto" if engine else wanted.backend)
+            predictor.warm_up()
         finally:
             self.loading = False
-        self._predictor, self._loaded, self._failure = predictor, (wanted.weights, wanted.device), None
+        self._predictor, self._loaded, self._failure = predictor, chosen, None
         self.get_logger().info(
             f"weights {wanted.weights} on {predictor.backend.device}, ready in {time.monotonic() - start:.1f} s"
         )
+        if engine is not None:
+            opened = partial(load, str(engine.onnx), device=wanted.device, backend=engine.library)
+            log = self.get_logger()
+            self._build = EngineBuild(command(engine, wanted.device), opened, log.info, log.error)
+
+    def _switch_to_engine(self) -> None:
+        if self._build is not None and (predictor := self._build.take()) is not None:
+            self._predictor = predictor  # the worker looks it up once a frame: it changes between two
+            self.get_logger().info(f"from now on {predictor.backend.name} on {predictor.backend.device}")
+
+    def _stop_build(self) -> None:
+        build, self._build = self._build, None
+        if build is not None and not build.stop():
+            self.stuck = True
 
     def _fail(self, what: str, error: Exception) -> None:
         self._failure = f"{what}: {error}"
@@ -158,6 +179,7 @@ class MgcdaNode(LifecycleNode):
             self._predictor = self._loaded = None  # that thread still uses it: the next activation loads another
 
     def _release(self, timeout: float = STOP_TIMEOUT_S) -> None:
+        self._stop_build()
         self._halt(timeout)
         if self._outputs is not None:
             self._outputs.destroy()
@@ -220,14 +242,16 @@ class MgcdaNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         snapshot = self._statistics.snapshot()
         predictor, current = self._predictor, parameters.read(self)
+        engine = self._build.state if self._build is not None else ""
         facts = {
             "state": self._state,
             "weights": current.weights,
             "weights_sha256": predictor.backend.sha256 if predictor else "",
             "backend": predictor.backend.name if predictor else "",
             "device": predictor.backend.device if predictor else "",
+            "engine": engine,
             "reliability": self._input.reliability.name.lower(),
         }
-        verdict = judge(snapshot, self._state, self._input.topic, self._failure)
+        verdict = judge(snapshot, self._state, self._input.topic, self._failure, engine)
         name = self.get_fully_qualified_name()
         self._diagnostics.publish(to_diagnostics(snapshot, verdict, name, facts, self.get_clock().now().to_msg()))

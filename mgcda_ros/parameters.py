@@ -14,6 +14,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from mgcda_core.inference.backend import CHOICES
+
 EDITABLE_STATES = ("unconfigured", "inactive")
 """Lifecycle states in which a parameter that is read once may change."""
 
@@ -39,8 +41,18 @@ class NodeParameters:
     autostart: bool = _parameter(
         True, "Configure and activate when the process starts; false leaves both to a lifecycle manager."
     )
-    weights: str = _parameter("lite", "Weights: a shipped name, a .safetensors path or an https url.", fixed=True)
+    weights: str = _parameter(
+        "lite",
+        "Weights: a shipped name, a .safetensors path, an https url or an exported .onnx or .engine.",
+        fixed=True,
+    )
     device: str = _parameter("auto", "Device of the network: auto, cpu, cuda or cuda:N.", fixed=True)
+    backend: str = _parameter(
+        "auto",
+        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves.",
+        choices=CHOICES,
+        fixed=True,
+    )
     reliability: str = _parameter(
         "auto",
         "Reliability of the image subscription; auto follows what the publisher offers.",

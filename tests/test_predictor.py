@@ -29,6 +29,7 @@ class Brightness:
     name: str = "brightness"
     device: str = "cpu"
     sha256: str = "0" * 64
+    min_size: tuple[int, int] = (2, 2)
     config: SegmenterConfig = field(default_factory=lambda: SegmenterConfig(threshold=0.7))
     bias: float = 0.0
 

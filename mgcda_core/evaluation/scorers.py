@@ -85,7 +85,7 @@ def open_scorer(
 def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Scorer, str]:
     from mgcda_core.inference.predictor import load
 
-    predictor = load(weights, device)
+    predictor = load(weights, device, backend="auto" if score == "model" else "torch")
     backend, threshold = predictor.backend, None
     if score == "model":
         values, threshold = (lambda image: predictor(image).logits), to_logit(predictor.threshold)

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from mgcda_core.config import SegmenterConfig
+from mgcda_core.config import ConfigError, SegmenterConfig
+from mgcda_core.inference.artefact import Chain, exported_chains, is_exported
+from mgcda_core.inference.availability import BACKENDS, ON_GPU_ONLY, check_device, gpu_name, gpu_number, lack
+from mgcda_core.inference.engine import MODULES, EngineError, Library
+from mgcda_core.inference.engine_cache import CachedEngine, find_engine
+from mgcda_core.weights.resolve import load_weights
+
+if TYPE_CHECKING:
+    from mgcda_core.inference.onnx_backend import Provider
+    from mgcda_core.inference.torch_backend import Mode
+
+log = logging.getLogger(__name__)
+
+CHOICES = ("auto", *BACKENDS)
+"""What `open_backend` takes as `backend`."""
 
 
 class Backend(Protocol):
@@ -19,7 +34,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """Runtime and weights, for logs: `torch lite`."""
+        """Runtime, weights and precision, for logs: `torch lite`, `onnxruntime lite fp32`."""
         ...
 
     @property
@@ -34,7 +49,12 @@ class Backend(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Checksum of the weights file, lower-case hexadecimal."""
+        """Checksum of the weights file, lower-case hexadecimal; of an exported chain that of its weights."""
+        ...
+
+    @property
+    def min_size(self) -> tuple[int, int]:
+        """Height and width of the smallest frame it takes."""
         ...
 
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -42,13 +62,126 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(weights: str | Path, device: str = "auto") -> Backend:
-    """Load `weights` (a shipped name, a path or a url) onto `device`: "auto", "cpu", "cuda" or "cuda:N".
+def open_backend(weights: str | Path, device: str = "auto", backend: str = "auto") -> Backend:
+    """Load `weights` onto `device`: "auto", "cpu", "cuda" or "cuda:N", with the runtime `backend`, one of CHOICES.
 
+    `weights` is a shipped name, a path, a url, or an exported chain: NAME.onnx or NAME.engine with its sidecar. Chains
+    exported of the weights that lie beside them as `NAME*.onnx` run in their place; one for frames of a single size
+    must be named. `auto` takes the first that works of the order in `_best`, logs why others were skipped, and builds
+    no engine; tensorrt and tensorrt-rtx, if asked for, build theirs unless it is in the cache, which takes minutes.
     Raises ValueError or OSError that name the file and the remedy: unknown name, wrong checksum, missing or mis-shaped
-    keys, no such device.
+    keys, no such device or runtime.
     """
-    from mgcda_core.inference.torch_backend import TorchBackend
-    from mgcda_core.weights.resolve import load_weights
+    if backend not in CHOICES:
+        raise ConfigError(f"backend is {backend!r}; it must be one of {', '.join(CHOICES)}")
+    check_device(device)
+    chains = [] if backend.startswith("torch") else exported_chains(weights)
+    if backend == "auto":
+        return _best(weights, chains, device)
+    if (lacking := lack(backend, device)) is not None:
+        raise ValueError(f"backend {backend} cannot run here: {lacking}")
+    return _open(backend, weights, chains, device)
 
-    return TorchBackend(load_weights(weights), device)
+
+def pending_engine(weights: str | Path, device: str = "auto", backend: str = "auto") -> CachedEngine | None:
+    """The engine that `backend` would run, if it could but is not built yet; `auto` means the first library there is.
+
+    None without TensorRT, without a GPU, without an ONNX artefact, and when the engine lies in the cache.
+    """
+    try:
+        libraries = [name for name in MODULES if backend in ("auto", name) and lack(name, device) is None]
+        chains = [chain for chain in exported_chains(weights) if chain.sidecar.format == "onnx"] if libraries else []
+        if not chains:
+            return None
+        engine = _cached(libraries[0], _chain_for(libraries[0], weights, chains), device)
+        return engine if engine.fault() is not None else None
+    except (ValueError, OSError) as error:  # `open_backend` raises it if that backend was asked for
+        log.info("no engine is built: %s", error)
+        return None
+
+
+def _best(weights: str | Path, chains: list[Chain], device: str) -> Backend:
+    """TensorRT with its engine, ONNX Runtime on a GPU, PyTorch on a GPU, ONNX Runtime on the CPU, PyTorch."""
+    order = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
+    if not chains:
+        log.info("no exported chain made of %s lies beside it (mgcda export makes one): only torch runs it", weights)
+        order = ["torch"]
+    elif not is_exported(weights):
+        order.insert(3 if gpu_name(device) else 4, "torch")
+    skipped = []
+    for name in order:
+        try:
+            if (reason := lack(name, device) or _unready(name, weights, chains, device)) is None:
+                opened = _open(name, weights, chains, device)
+                log.info("backend %s on %s", opened.name, opened.device)
+                return opened
+        except (ValueError, OSError, RuntimeError) as error:
+            if name == "torch":  # then something is wrong with the weights themselves
+                raise
+            reason = str(error)
+        log.info("backend %s skipped: %s", name, reason)
+        skipped.append(f"{name}: {reason}")
+    raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(skipped)}")
+
+
+def _open(name: str, weights: str | Path, chains: list[Chain], device: str) -> Backend:
+    if name.startswith("torch"):
+        return _open_torch(name, weights, device)
+    chain = _chain_for(name, weights, chains)
+    if name in MODULES:
+        return _open_engine(name, chain, device)
+    from mgcda_core.inference.onnx_backend import OnnxBackend
+
+    return OnnxBackend(chain.path, cast("Provider", name.partition("-")[2] or "cpu"), gpu=gpu_number(device))
+
+
+def _open_torch(name: str, weights: str | Path, device: str) -> Backend:
+    from mgcda_core.inference.torch_backend import TorchBackend
+
+    if is_exported(weights):
+        raise ValueError(f"{weights} is an exported chain, backend {name} runs weights: give their name or file")
+    return TorchBackend(load_weights(weights), device, cast("Mode", name.partition("-")[2] or "eager"))
+
+
+def _open_engine(library: str, chain: Chain, device: str) -> Backend:
+    from mgcda_core.inference.tensorrt_backend import TensorRTBackend
+
+    if chain.sidecar.format != "onnx":
+        return TensorRTBackend(chain.path, device)
+    path = _cached(library, chain, device).get()
+    try:
+        return TensorRTBackend(path, device)
+    except EngineError:
+        path.unlink(missing_ok=True)  # whole, of this version and GPU, and yet it does not load: the next is built anew
+        raise
+
+
+def _unready(name: str, weights: str | Path, chains: list[Chain], device: str) -> str | None:
+    """Why a backend that this machine can run has nothing to run yet; None if it has."""
+    if name not in MODULES or (chain := _chain_for(name, weights, chains)).sidecar.format != "onnx":
+        return None
+    fault = _cached(name, chain, device).fault()
+    return fault and f"no engine in the cache ({fault}): mgcda build-engine {chain.path} --library {name} makes one"
+
+
+def _cached(library: str, chain: Chain, device: str) -> CachedEngine:
+    return find_engine(chain.path, cast("Library", library), gpu_name(device) or "")
+
+
+def _chain_for(name: str, weights: str | Path, chains: list[Chain]) -> Chain:
+    """The exported chain for a backend: the one that was named, or the best precision of those beside the weights.
+
+    Raises ValueError if there is none.
+    """
+    fits = [chain for chain in chains if chain.sidecar.format in ("onnx", name)]
+    if not is_exported(weights):
+        precisions = ("fp16", "fp32") if name in ON_GPU_ONLY else ("fp32",)  # a CPU is slower in fp16
+        fits = [chain for precision in precisions for chain in fits if chain.sidecar.precision == precision]
+    if fits:
+        return fits[0]
+    if is_exported(weights):
+        raise ValueError(f"{weights} is an engine of {chains[0].sidecar.format}, backend {name} does not run it")
+    raise ValueError(
+        f"backend {name} runs an exported chain, and beside {weights} lies none of these weights for several frame "
+        "sizes: make one with mgcda export --format onnx, and put it there or give it as weights"
+    )

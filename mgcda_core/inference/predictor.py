@@ -55,13 +55,20 @@ class Predictor:
             raise RuntimeError(f"{self.backend.name} gave logits that are not finite: the weights are damaged")
         return Prediction(logits, self.threshold, segmentation, {"inference": elapsed_ms})
 
+    def warm_up(self) -> None:
+        """Predict an empty frame: the first one is slow, and a network that cannot run fails here, not on the road."""
+        self(np.zeros((*self.backend.min_size, 3), np.uint8))
 
-def load(name: str | Path = "lite", device: str = "auto", threshold: float | None = None) -> Predictor:
-    """Predictor from a shipped name, a .safetensors path or an https url.
 
-    `device` is "auto", "cpu", "cuda" or "cuda:N". Raises ValueError or OSError naming the file and the remedy.
+def load(
+    name: str | Path = "lite", device: str = "auto", threshold: float | None = None, backend: str = "auto"
+) -> Predictor:
+    """Predictor from a shipped name, a .safetensors path, an https url or an exported chain (.onnx, .engine).
+
+    `device` is "auto", "cpu", "cuda" or "cuda:N"; `backend` one of `inference.backend.CHOICES`. Raises ValueError or
+    OSError naming the file and the remedy.
     """
-    return Predictor(open_backend(name, device), threshold)
+    return Predictor(open_backend(name, device, backend), threshold)
 
 
 def check_image(image: np.ndarray) -> None:

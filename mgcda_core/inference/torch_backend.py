@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mgcda_core.config import ConfigError, SegmenterConfig
+from mgcda_core.inference.artefact import enlarge
+from mgcda_core.inference.encodings import MIN_SIDE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, ClosedSetSegmenter
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights, WeightsError
+
+Mode = Literal["eager", "compile", "cudagraph"]
+Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class TorchBackend:
     """AnomalySegmenter with loaded weights; implements `inference.backend.Backend`.
 
-    Raises ValueError if the device does not exist, WeightsError for a file that holds only a part of the chain, and one
-    error listing every key of the weights that does not fit.
+    `mode` compile has torch.compile write kernels at the first frame of a size, which takes a minute; cudagraph, on a
+    GPU only, records the kernels of a frame size and launches them as one.
+    Raises ValueError if the device does not exist, or is a CPU for cudagraph; WeightsError for a file that holds only a
+    part of the chain, and one error listing every key of the weights that does not fit.
     """
 
-    def __init__(self, weights: Weights, device: str = "auto") -> None:
-        self.name = f"torch {weights.name}"
+    min_size = (MIN_SIDE, MIN_SIDE)
+
+    def __init__(self, weights: Weights, device: str = "auto", mode: Mode = "eager") -> None:
+        self.name = f"{'torch' if mode == 'eager' else f'torch-{mode}'} {weights.name}"
         self.config: SegmenterConfig = weights.config
         self.sha256 = weights.sha256
         self._device = pick_device(device)
@@ -29,6 +40,7 @@ class TorchBackend:
         _refuse_parts(self.model, weights)
         load_strict(self.model, weights.state, weights.name)
         _place(self.model, self._device)
+        self._predict = _variant(self.model.predict, mode, self._device)
 
     @property
     def device(self) -> str:
@@ -37,13 +49,16 @@ class TorchBackend:
             return str(self._device)
         return f"{self._device} {torch.cuda.get_device_name(self._device)}"
 
-    @torch.inference_mode()
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
-        size = (image.shape[0], image.shape[1])
-        logits, classes = self.model.predict(_batch(image, self._device))
-        classes = F.interpolate(classes[:, None].float(), size, mode="nearest-exact")[0, 0]
-        return logits[0].float().cpu().numpy(), classes.to(torch.uint8).cpu().numpy()
+        logits, train_ids = self.run_batch(image[None])
+        return logits[0], train_ids[0]
+
+    @torch.inference_mode()
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W])."""
+        logits, train_ids = self._predict(_frames(images, self._device))
+        return logits.float().cpu().numpy(), enlarge(train_ids.cpu().numpy(), (images.shape[1], images.shape[2]))
 
     @torch.inference_mode()
     def ensemble(self, image: np.ndarray, entropy_weight: float) -> np.ndarray:
@@ -109,10 +124,58 @@ def _place(model: ClosedSetSegmenter, device: torch.device) -> None:
     model.to(device=device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
+def _variant(predict: Predict, mode: Mode, device: torch.device) -> Predict:
+    if mode == "compile":
+        return torch.compile(predict)
+    if mode == "cudagraph":
+        return _Recorded(predict, device)
+    return predict
+
+
+class _Recorded:
+    """`predict` as a CUDA graph of the last batch shape; what it returns holds until the next call.
+
+    It was not run on a GPU yet.
+    """
+
+    def __init__(self, predict: Predict, device: torch.device) -> None:
+        if device.type != "cuda":
+            raise ValueError(f"backend torch-cudagraph runs on a GPU only, the device is {device}: take backend torch")
+        self._predict = predict
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream(device)
+        self._batch: Tensor
+        self._answer: tuple[Tensor, Tensor]
+
+    def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        if self._graph is None or self._batch.shape != batch.shape:
+            self._graph = self._record(batch)
+        self._batch.copy_(batch)
+        self._graph.replay()
+        return self._answer
+
+    def _record(self, batch: Tensor) -> torch.cuda.CUDAGraph:
+        self._graph = None  # its memory goes before the next one's comes
+        self._batch = batch.clone()
+        self._stream.wait_stream(torch.cuda.current_stream(batch.device))
+        with torch.cuda.stream(self._stream):  # what a first run allocates and picks is not to be recorded
+            self._predict(self._batch)
+        torch.cuda.current_stream(batch.device).wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            self._answer = self._predict(self._batch)
+        return graph
+
+
 def _batch(image: np.ndarray, device: torch.device) -> Tensor:
+    return _frames(image[None], device)
+
+
+def _frames(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 [B, H, W, 3] -> [B, 3, H, W] on the device."""
     # torch refuses negative strides and warns about read-only memory (bytes of a ROS message): then a copy it is.
-    writable = np.require(image, requirements=["C", "W"])
-    return torch.from_numpy(writable).permute(2, 0, 1)[None].to(device)
+    writable = np.require(images, requirements=["C", "W"])
+    return torch.from_numpy(writable).permute(0, 3, 1, 2).to(device)
 
 
 def pick_device(device: str) -> torch.device:

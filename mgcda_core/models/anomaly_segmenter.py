@@ -16,7 +16,6 @@ from mgcda_core.models.encoders import Vgg19Slices
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
 
-
 _LEAST = 1e-6
 """Scores are kept this far from 0 and 1, so that their logits stay finite."""
 

@@ -1,0 +1,46 @@
+"""`mgcda build-engine`: an engine from an ONNX artefact, into the cache or a file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from mgcda_core.config import ConfigError
+from mgcda_core.inference.availability import check_device, gpu_name, lack
+from mgcda_core.inference.engine import EngineError, Library, build_engine
+from mgcda_core.inference.engine_cache import find_engine
+from mgcda_core.inference.sidecar import read_sidecar, write_sidecar
+
+
+def build_engine_command(
+    artefact: Path, library: Library = "tensorrt", out: Path | None = None, device: str = "auto"
+) -> None:
+    """Build the engine of an exported chain ahead, so that nobody waits for it later.
+
+    Args:
+        artefact: .onnx file of mgcda export, with its sidecar.
+        library: tensorrt or tensorrt-rtx.
+        out: .engine file to write, with its sidecar; without it the engine goes into the cache, for the backends.
+        device: GPU to build on: auto, cuda or cuda:N.
+    """
+    if out is not None and out.suffix != ".engine":
+        raise ConfigError(f"out is {out}; it must end in .engine")
+    check_device(device)
+    gpu = gpu_name(device)
+    if gpu is None and (out is None or library == "tensorrt"):
+        remedy = "" if library == "tensorrt" else "; with --out a file is built, for any GPU TensorRT-RTX supports"
+        raise EngineError(f"there is no GPU to build for: {lack(library, device)}{remedy}")
+    start = time.monotonic()
+    if out is None:
+        path = find_engine(artefact, library, gpu or "").get(_tell)
+    else:
+        path = out
+        bound_to = gpu if library == "tensorrt" else None  # TensorRT-RTX builds for every GPU it supports
+        write_sidecar(out, build_engine(artefact, out, library, read_sidecar(artefact).precision, _tell, bound_to))
+    print(f"build-engine: {path} gpu={gpu} seconds={time.monotonic() - start:.0f}")
+
+
+def _tell(line: str) -> None:
+    """Flushed: the ROS node reads it while the engine is built."""
+    print(line, file=sys.stderr, flush=True)
