@@ -160,10 +160,10 @@ def test_a_run_of_two_processes_is_that_of_one_and_one_of_them_writes(
             assert all(2 * other[k] == pytest.approx(row[k], abs=3) for k in counts)
     # The biases before a normalisation have a gradient of 0 but for rounding, which Adam makes a whole step of.
     one, two = (_checkpoint(tmp_path / run).weights for run in ("one", "two-0"))
-    assert _apart(one, two, config.loop.lr / 20) < 0.01
+    assert _apart(one, two, config.loop.lr / 20) < 0.05  # a pixel drawn in place of another moves a few more
     one, two = (load_weights(tmp_path / run / "weights.safetensors") for run in ("one", "two-0"))
     assert one.config.threshold == pytest.approx(two.config.threshold, abs=1e-3)
-    assert _apart(one.state, two.state, 1e-4) < 0.01
+    assert _apart(one.state, two.state, 1e-4) < 0.05
 
 
 def _apart(one: Mapping[str, Tensor], two: Mapping[str, Tensor], distance: float) -> float:

@@ -79,7 +79,9 @@ def build_graph(weights: Weights, frames: Frames) -> ir.Model:
     load_strict(chain, weights.state, weights.name)
     graph = FrameGraph(chain).eval().requires_grad_(False)
     example = torch.zeros([_inside(dimension) for dimension in frames.shape], dtype=torch.uint8)
-    with _quiet(), _antialiasing_whatever_the_size(chain, frames), torch.no_grad():
+    if frames.dynamic_size:
+        _antialias_whatever_the_size(chain)
+    with _quiet(), torch.no_grad():
         with plain_resizing():
             program = torch.export.export(graph, (example,), dynamic_shapes=(_dynamic_axes(frames),), strict=False)
         made = torch.onnx.export(
@@ -105,13 +107,10 @@ def _dynamic_axes(frames: Frames) -> dict[int, torch.export.Dim]:
     }
 
 
-@contextmanager
-def _antialiasing_whatever_the_size(chain: AnomalySegmenter, frames: Frames) -> Iterator[None]:
+def _antialias_whatever_the_size(chain: AnomalySegmenter) -> None:
     """A graph for several sizes cannot ask whether the frame shrinks; where it grows, antialiasing changes nothing."""
-    if frames.dynamic_size:
-        size = chain.config.segmentation.size
-        chain.resized = lambda image: F.interpolate(image.float(), size, mode="bilinear", antialias=True)
-    yield
+    size = chain.config.segmentation.size
+    chain.resized = lambda image: F.interpolate(image.float(), size, mode="bilinear", antialias=True)
 
 
 @contextmanager

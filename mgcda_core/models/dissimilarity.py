@@ -138,7 +138,7 @@ class DissimilarityNet(nn.Module):
         priors = self.prior_encoder(prior) if self.config.prior else [None] * 4
         levels: list[Level] = []
         for level, conv in enumerate((self.conv10, self.conv9, self.conv8, self.conv7)):
-            a, b = both[level].chunk(2)
+            a, b = both[level].unflatten(0, (2, -1)).unbind()  # not chunk: no graph of any batch size has one
             s, p = semantics[level], priors[level]
             x = conv(torch.cat([a, b] if s is None else [a, b, s], 1))
             x = x if p is None else x * p

@@ -102,7 +102,7 @@ class PerceptualDifference(nn.Module):
         features = self.vgg19(torch.cat([image, synthesis]))
         total = None
         for feature, weight in zip(features, _LEVEL_WEIGHTS, strict=True):
-            a, b = feature.float().chunk(2)
+            a, b = feature.float().unflatten(0, (2, -1)).unbind()
             level = (a - b).abs().mean(1, keepdim=True)
             if level.shape[-2:] != image.shape[-2:]:
                 level = F.interpolate(level, image.shape[-2:], mode="bicubic", align_corners=False)
