@@ -54,6 +54,7 @@ setup(
         "tensorrt": ["tensorrt"],
         "tensorrt-rtx": ["tensorrt-rtx"],
         "bag": bag,
+        "bench": ["pillow"],  # the published composition resizes with it
         "hf": ["transformers"],
         "test": test,  # colcon test runs pytest only if it finds it here
         "dev": [*train, *evaluate, *export, *bag, *test, *dev],

@@ -24,12 +24,18 @@ def _image(size: tuple[int, int]) -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, *size), generator=torch.Generator().manual_seed(0)).float()
 
 
+def _by_matrices(image: torch.Tensor, target: tuple[int, int], kernel: resizing.Kernel) -> torch.Tensor:
+    """As where a length is dynamic."""
+    sides = zip(image.shape[2:], target, strict=True)
+    rows, columns = (resizing._matrix(length, wanted, kernel, image.device) for length, wanted in sides)
+    return rows @ image @ columns.t()
+
+
 @pytest.mark.parametrize(("size", "target"), SIZES)
 def test_antialiasing_both_ways_equals_pytorchs(size: tuple[int, int], target: tuple[int, int]) -> None:
     image = _image(size)
     expected = F.interpolate(image.double(), target, mode="bilinear", antialias=True)
-    rows, columns = (resizing._triangles(a, b, image.device) for a, b in zip(size, target, strict=True))
-    for made in (resizing.antialiased(image, target), rows @ image @ columns.t()):
+    for made in (resizing.antialiased(image, target), _by_matrices(image, target, resizing._triangle)):
         assert made.shape == expected.shape and made.dtype == torch.float32
         assert (made - expected).abs().max() < 2e-4, "of 255: float32 rounding"
 
@@ -37,7 +43,9 @@ def test_antialiasing_both_ways_equals_pytorchs(size: tuple[int, int], target: t
 @pytest.mark.parametrize(("size", "target"), SIZES)
 def test_bicubic_equals_the_models(size: tuple[int, int], target: tuple[int, int]) -> None:
     image = _image(size)
-    assert (resizing.bicubic_float(image, target) - resize.resize_bicubic_float(image, target)).abs().max() < 2e-4
+    expected = resize.resize_bicubic_float(image, target)
+    for made in (resizing.bicubic_float(image, target), _by_matrices(image, target, resizing._bicubic)):
+        assert (made - expected).abs().max() < 2e-4
     whole = resize.resize_bicubic_u8(image.to(torch.uint8), target).float()
     difference = (resizing.bicubic_u8(image, target) - whole).abs()
     assert difference.max() <= 1

@@ -1,6 +1,6 @@
 """Resizing in operators that every runtime takes: TensorRT has no Resize(antialias), no bytes and no doubles inside.
 
-A side of fixed length is resized by a strided convolution: output pixels stand to the source's as p : q, so their
+A side of one length is resized by a strided convolution: output pixels stand to the source's as p : q, so their
 weights repeat after p of them, and p output channels of a convolution with stride q hold them all.
 """
 
@@ -19,8 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from mgcda_core.models import resize
 
-Kernel = Callable[[np.ndarray], np.ndarray]
-"""Weight of a source pixel by its distance from the output pixel's centre, in pixels of the coarser of the two."""
+Kernel = Callable[[Any], Any]
+"""Weight of a source pixel by its distance from the output pixel's centre, in pixels of the coarser of the two sides;
+takes and gives an array or a tensor."""
 
 
 @contextmanager
@@ -51,39 +52,39 @@ class _PlainCalls(TorchFunctionMode):
 
 
 def antialiased(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """What `F.interpolate(image, size, mode="bilinear", antialias=True)` gives for float [B, C, H, W].
-
-    A dynamic side takes a matrix product, which is dearer.
-    """
+    """What `F.interpolate(image, size, mode="bilinear", antialias=True)` gives for float [B, C, H, W]."""
     for axis, target in ((2, size[0]), (3, size[1])):
-        if isinstance(image.shape[axis], int):
-            image = _convolved(image, axis, target, _triangle, 1.0)
-        else:
-            weights = _triangles(image.shape[axis], target, image.device)
-            image = weights @ image if axis == 2 else image @ weights.t()
+        image = _resized(image, axis, target, _triangle, 1.0)
     return image
 
 
 def bicubic_u8(image: Tensor, size: tuple[int, int]) -> Tensor:
     """`resize.resize_bicubic_u8` for whole numbers in float32; where 22 fraction bits decide, 1 of 255 beside it."""
     for axis, target in resize._passes(image, size):
-        image = (_convolved(image, axis, target, resize._bicubic, 2.0) + 0.5).floor().clamp(0, 255)
+        image = (_resized(image, axis, target, _bicubic, 2.0) + 0.5).floor().clamp(0, 255)
     return image
 
 
 def bicubic_float(score: Tensor, size: tuple[int, int]) -> Tensor:
     """`resize.resize_bicubic_float` in float32."""
-    for axis, target in resize._passes(score, size):
-        score = _convolved(score, axis, target, resize._bicubic, 2.0)
+    for axis, target in ((2, size[0]), (3, size[1])):
+        score = _resized(score.float(), axis, target, _bicubic, 2.0)
     return score
 
 
+def _resized(image: Tensor, axis: int, target: int, kernel: Kernel, reach: float) -> Tensor:
+    """One side of [B, C, H, W] to `target` pixels; where one of the lengths is dynamic by a matrix, which is dearer."""
+    length = image.shape[axis]
+    if isinstance(length, int) and isinstance(target, int):
+        return image if length == target else _convolved(image, axis, target, kernel, reach)
+    weights = _matrix(length, target, kernel, image.device)
+    return weights @ image if axis == 2 else image @ weights.t()
+
+
 def _convolved(image: Tensor, axis: int, target: int, kernel: Kernel, reach: float) -> Tensor:
-    """One side of [B, C, H, W] to `target` pixels; `kernel` is zero from `reach` on."""
+    """One side from one fixed length to another; `kernel` is zero from `reach` on."""
     channels, height, width = image.shape[1:]
     rows, length = axis == 2, image.shape[axis]
-    if length == target:
-        return image
     stride = length // math.gcd(length, target)
     taps, total = _weights(length, target, kernel, reach)
     margin = (taps.shape[1] - stride) // 2
@@ -114,15 +115,21 @@ def _weights(length: int, target: int, kernel: Kernel, reach: float) -> tuple[np
     return taps, (taps * ((source >= 0) & (source < length))).sum(2).ravel()
 
 
-def _triangle(distance: np.ndarray) -> np.ndarray:
-    return np.maximum(1 - np.abs(distance), 0)
-
-
-def _triangles(length: int, target: int, device: torch.device) -> Tensor:
-    """Weights [target, length] of every source pixel in every output pixel; `length` may be symbolic."""
+def _matrix(length: int, target: int, kernel: Kernel, device: torch.device) -> Tensor:
+    """Weights [target, length] of every source pixel in every output pixel; the lengths may be symbolic."""
     # Distances times 2 * target are whole numbers, which float32 holds exactly as far as a frame reaches.
     centre = (2 * torch.arange(target, device=device, dtype=torch.float32) + 1) * length
     position = (2 * torch.arange(length, device=device, dtype=torch.float32) + 1) * target
-    distance = (position - centre[:, None]).abs() / (2 * torch.sym_max(length, target))
-    weights = (1 - distance).clamp(min=0)
+    weights = kernel((position - centre[:, None]) / (2 * torch.sym_max(length, target)))
     return weights / weights.sum(1, keepdim=True)
+
+
+def _triangle(distance: Any) -> Any:
+    return (1 - abs(distance)).clip(0)
+
+
+def _bicubic(distance: Any) -> Any:
+    x, a = abs(distance), -0.5
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return near * (x < 1) + far * ((x >= 1) & (x < 2))
