@@ -92,7 +92,10 @@ def _strongly_typed(trt: Any, builder: Any, source: Sidecar, precision: Precisio
         return _weakly_typed(trt, builder, source, precision)
     if precision != source.precision:
         raise EngineError(f"precision is {precision}, the artefact is {source.precision}: export it in {precision}")
-    return builder.create_network(1 << int(flags.STRONGLY_TYPED)), builder.create_builder_config()
+    config = builder.create_builder_config()
+    if precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):  # on by default, it rounds fp32 factors to 10 bits
+        config.clear_flag(trt.BuilderFlag.TF32)
+    return builder.create_network(1 << int(flags.STRONGLY_TYPED)), config
 
 
 def _weakly_typed(trt: Any, builder: Any, source: Sidecar, precision: Precision) -> tuple[Any, Any]:
