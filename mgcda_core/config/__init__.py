@@ -23,6 +23,7 @@ from mgcda_core.config.training import (
     LadderConfig,
     LoopConfig,
     MdatConfig,
+    OutlierConfig,
     SegmentationTraining,
     SynthesisTraining,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "LadderConfig",
     "LoopConfig",
     "MdatConfig",
+    "OutlierConfig",
     "PrepareConfig",
     "Protocol",
     "ScoreName",

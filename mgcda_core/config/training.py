@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mgcda_core.config.chain import PROFILES, ConfigError, DissimilarityConfig, SegmenterConfig
-from mgcda_core.config.data import AugmentConfig, DataConfig
+from mgcda_core.config.data import AnomalyMixConfig, AugmentConfig, DataConfig
 from mgcda_core.config.evaluation import EvaluationSet
 
 
@@ -64,6 +64,16 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class OutlierConfig:
+    """Outlier exposure of the segmentation network: pasted objects are to have no class (`data.objects` ...)."""
+
+    weight: float = 0.5
+    """Weight of the outlier pixels' loss beside the cross entropy."""
+    mix: AnomalyMixConfig = field(default_factory=AnomalyMixConfig)
+    """What is pasted, how often and how."""
+
+
+@dataclass(frozen=True)
 class SegmentationTraining:
     """`mgcda train segmentation`."""
 
@@ -90,6 +100,8 @@ class SegmentationTraining:
     """Probability below which a pseudo-label is ignored where the label itself says nothing."""
     auxiliary: float = 0.4
     """Weight of the auxiliary head's loss."""
+    outliers: OutlierConfig | None = None
+    """Outlier exposure, so that the softmax is flat on what is no class; None trains on the scenes as they are."""
 
     def __post_init__(self) -> None:
         if self.loop.pictures_every:

@@ -32,6 +32,8 @@ class Composite:
     """uint8 [H, W, 3] RGB."""
     label: np.ndarray
     """uint8 [H, W] in {0, 1, 255}."""
+    pasted: np.ndarray
+    """bool [H, W]: anomalies and pasted known objects."""
     provenance: dict[str, Any]
     """{"pastes": the fields of each `Paste`, in the order pasted}: plain JSON values."""
 
@@ -209,6 +211,7 @@ def _pasted(image: np.ndarray, train_ids: np.ndarray, pastes: Sequence[tuple[Pas
     """The scene with the pastes laid over it one after the other."""
     image = image.copy()
     label = np.where(train_ids == IGNORE, IGNORE, NORMAL).astype(np.uint8)
+    pasted = np.zeros(label.shape, bool)
     for paste, rgba in pastes:
         top, left, height, width = paste.box
         window = np.s_[top : top + height, left : left + width]
@@ -218,4 +221,5 @@ def _pasted(image: np.ndarray, train_ids: np.ndarray, pastes: Sequence[tuple[Pas
         colour = match(recolour(rgba[..., :3], paste.colour), alpha, image[window], paste.match)
         blend(image, colour, alpha, (top, left), paste.blend, paste.sigma)
         label[window][alpha > OPAQUE] = paste.label
-    return Composite(image, label, {"pastes": [asdict(paste) for paste, _ in pastes]})
+        pasted[window] |= alpha > OPAQUE
+    return Composite(image, label, pasted, {"pastes": [asdict(paste) for paste, _ in pastes]})

@@ -23,9 +23,10 @@ from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.training.loop import Objective, fit
+from mgcda_core.training.outliers import OUTLIER, Outliers, flatness, known_row
 from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.training.samples import SceneSamples, SceneSet
-from mgcda_core.training.scenes import label_sets, load_scenes, scene_sets
+from mgcda_core.training.scenes import label_sets, load_objects, load_scenes, scene_sets
 from mgcda_core.weights.resolve import load_weights, save_weights
 
 COUNTED = 500
@@ -53,7 +54,7 @@ class SegmentationObjective(Objective):
 
     def forward(self, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """image uint8 [B, 3, H, W], label int64 [B, H, W] rows of the table or 255 -> losses and pixel accuracy."""
-        label = label.clamp(max=len(self.allowed) - 1)
+        outlier, label = label == OUTLIER, label.clamp(max=len(self.allowed) - 1)
         allowed = self.allowed[label].permute(0, 3, 1, 2)
         main, *others = self.trained.training_logits((image.float() - self.mean) / self.std)  # pyright: ignore[reportCallIssue]
         loss = self._mean(set_losses(main, allowed), label)
@@ -61,7 +62,13 @@ class SegmentationObjective(Objective):
         counted = label < len(self.allowed) - 1
         right = allowed.gather(1, main.detach().argmax(1, keepdim=True))[:, 0]
         accuracy = (right & counted).sum() / counted.sum().clamp(min=1)
-        return {"loss": loss + self.config.auxiliary * extra, "cross_entropy": loss, "accuracy": accuracy}
+        losses = {"cross_entropy": loss, "accuracy": accuracy}
+        total = loss + self.config.auxiliary * extra
+        if self.config.outliers is not None:
+            found = flatness(main.permute(0, 2, 3, 1)[outlier])
+            losses["outlier"] = found.sum() / max(1, found.numel())
+            total = total + self.config.outliers.weight * losses["outlier"]
+        return {"loss": total, **losses}
 
     def _mean(self, losses: Tensor, label: Tensor) -> Tensor:
         if self.config.loss == "ohem":
@@ -108,10 +115,15 @@ def train(config: SegmentationTraining, run: Path, resume: bool = False) -> None
     torch.manual_seed(config.loop.seed)
     scenes = load_scenes(config.data, "train", config.teacher, config.teacher_confidence, config.coarse)
     table = label_sets(config.data, "train")
+    paste = None
+    if config.outliers is not None:
+        objects = load_objects(config.data, "train")
+        paste = Outliers(scenes, objects, config.outliers.mix, known_row=len(table))
+        table = np.concatenate([table, known_row(table)])
     segmenter, network = start_network(config)
     weights = label_weights(class_weights(scenes, table), table)
     objective = SegmentationObjective(network, torch.from_numpy(table), weights, config)
-    samples = SceneSamples(scenes, config.augment, config.loop.seed)
+    samples = SceneSamples(scenes, config.augment, config.loop.seed, paste)
     held_out, own = scene_sets(config.data, "val"), config.segmenter.segmentation
 
     def validate(network: nn.Module) -> dict[str, float]:
