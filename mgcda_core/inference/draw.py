@@ -37,11 +37,11 @@ def overlay(image: np.ndarray, prediction: Prediction, alpha: float = 1.0) -> np
     _check_sizes(image, prediction)
     level = _to_byte(prediction.score)
     ramp = np.clip((np.linspace(0, 1, 256) - _INVISIBLE) / (_FULL - _INVISIBLE), 0.0, 1.0)
-    strength = (alpha * _STRONGEST * ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)
-    drawn = np.ascontiguousarray(image).copy()
-    hot = strength[level] > 0.0
-    base, share = image[hot].astype(np.float32), strength[level[hot]][:, None]
-    drawn[hot] = np.rint(base + share * (_TABLE[level[hot]] - base)).astype(np.uint8)
+    strength = (alpha * _STRONGEST * ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)[:, None]
+    levels = cv2.merge([level] * 3)  # tables of OpenCV a channel: several times as fast as NumPy's indices
+    paint = cv2.LUT(levels, (strength * _TABLE)[None])
+    kept = cv2.LUT(levels, np.repeat(1.0 - strength, 3, 1)[None])
+    drawn = cv2.convertScaleAbs(cv2.accumulateProduct(image.astype(np.float32), kept, paint))
     return drawn if alpha <= 0.0 else outline(drawn, prediction.mask)
 
 
