@@ -36,6 +36,7 @@ def predict(
     min_area: int = 100,
     device: str = "auto",
     backend: str = "auto",
+    crop_top: float = 0.0,
 ) -> None:
     """Predict the anomalies of every frame of SOURCE, one by one.
 
@@ -49,25 +50,33 @@ def predict(
         min_area: smallest region listed in predictions.json, in pixels.
         device: auto, cpu, cuda or cuda:N.
         backend: runtime; auto takes the best that works (mgcda doctor lists them).
+        crop_top: share of each frame's height, from the top, that is not looked at (sky); in [0, 0.8].
     """
     import logging
 
+    from mgcda_core.inference.pipeline import at_a_time, in_flight, use_one_core
     from mgcda_core.inference.predictor import load
     from mgcda_core.inference.save import PredictionWriter
-    from mgcda_core.inference.sources import open_source
+    from mgcda_core.inference.sources import Frame, open_source
+    from mgcda_core.prediction import Prediction
 
     frames = open_source(source, topic)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # why a runtime was left out, how far a build is
-    predictor = load(weights, device, threshold, backend)
+    predictor = load(weights, device, threshold, backend, crop_top)
     running = predictor.backend
     head = {"source": source, "weights": weights, "weights_sha256": running.sha256, "backend": running.name,
-            "device": running.device, "threshold": predictor.threshold}  # fmt: skip
+            "device": running.device, "threshold": predictor.threshold, "crop_top": predictor.crop_top}  # fmt: skip
+
+    def work(frame: Frame) -> tuple[Frame, Prediction]:
+        try:
+            return frame, predictor(frame.image)
+        except ValueError as error:
+            raise ValueError(f"frame {frame.stem} of {source}: {error}") from error
+
+    threads = at_a_time(running.device, running.config)
     with PredictionWriter(out, save, head, min_area) as writer:
-        for frame in frames:
-            try:
-                writer.add(frame, predictor(frame.image))
-            except ValueError as error:
-                raise ValueError(f"frame {frame.stem} of {source}: {error}") from error
+        for frame, prediction in in_flight(work, frames, threads, use_one_core if threads > 1 else None):
+            writer.add(frame, prediction)
             _progress(f"{writer.count} frames")
     _progress("")
     print(f"predict: frames={writer.count} saved={','.join(save)} out={out}")
@@ -142,6 +151,10 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
     "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
     "bench train": ("speed, memory and shares of a training step", _imported("mgcda_core.bench.train", "bench_train")),
+    "bench video": (
+        "what options for video save and cost on a drawn drive",
+        _imported("mgcda_core.bench.video", "bench_video"),
+    ),
     "bench metrics": (
         "time and memory of the pooled metrics beside scikit-learn's",
         _imported("mgcda_core.bench.metrics", "bench_metrics"),

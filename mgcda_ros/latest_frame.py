@@ -1,4 +1,7 @@
-"""One-slot mailbox and its worker thread: a slow network sees the newest frame, never a queue of old ones."""
+"""One-slot mailbox and its worker thread: a slow network sees the newest frame, never a queue of old ones.
+
+Two workers make a pipeline: the first one `put`s frames over one another, the second gets each result by `hand_over`.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +27,25 @@ class LatestFrame(Generic[T]):
                 return False
             dropped = bool(self._items)
             self._items = [item]
-            self._condition.notify()
+            self._condition.notify_all()
             return dropped
+
+    def wait_taken(self) -> None:
+        """Wait until the item inside is taken, or dropped because the mailbox was closed."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._items)
 
     def take(self, timeout: float | None = None) -> T | None:
         """Wait for an item and remove it; None after `timeout` seconds or once the mailbox is closed."""
         with self._condition:
             self._condition.wait_for(lambda: self._items or self._closed, timeout)
-            return self._items.pop() if self._items and not self._closed else None
+            if not self._items:
+                return None
+            self._condition.notify_all()
+            return self._items.pop()
 
     def close(self) -> None:
-        """Drop what is inside and wake the taker for good."""
+        """Drop what is inside and wake everybody for good."""
         with self._condition:
             self._closed = True
             self._items = []
@@ -49,16 +60,26 @@ class LatestFrame(Generic[T]):
 class FrameWorker(Generic[T]):
     """A daemon thread that calls `handle(item)` for the newest item; an exception goes to `on_error`, not further."""
 
-    def __init__(self, handle: Callable[[T], None], on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, handle: Callable[[T], None], on_error: Callable[[Exception], None], name: str = "mgcda-worker"
+    ) -> None:
         self._handle = handle
         self._on_error = on_error
         self._mailbox: LatestFrame[T] = LatestFrame()
-        self._thread = threading.Thread(target=self._run, name="mgcda-worker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def put(self, item: T) -> bool:
         """Queue `item` for the thread; True if it replaced one that was still waiting."""
         return self._mailbox.put(item)
+
+    def hand_over(self, item: T) -> None:
+        """Give `item` to the thread and wait until it begins with it, so that none is lost; for one giver only.
+
+        It returns at once, `item` forgotten, if the thread was stopped.
+        """
+        self._mailbox.put(item)
+        self._mailbox.wait_taken()
 
     @property
     def stopping(self) -> bool:

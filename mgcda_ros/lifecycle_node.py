@@ -1,7 +1,8 @@
 """The lifecycle node: wiring only. Images in, anomaly masks, hazards and diagnostics out.
 
 Callbacks run in a SingleThreadedExecutor and return at once; the network runs in one worker thread behind a one-slot
-mailbox (a MultiThreadedExecutor is slower in rclpy, and a queue only adds delay).
+mailbox (a MultiThreadedExecutor is slower in rclpy, and a queue only adds delay). While a GPU infers the next frame, a
+second thread turns the last one into hazards and pictures.
 """
 
 from __future__ import annotations
@@ -13,15 +14,18 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 
 from mgcda_core.hazards.regions import to_hazards
 from mgcda_core.inference.backend import pending_engine
 from mgcda_core.inference.predictor import Predictor, load
+from mgcda_core.prediction import Prediction
 from mgcda_ros import parameters
 from mgcda_ros.core_log import forward_core_log
 from mgcda_ros.diagnostics import FrameStatistics, judge, to_diagnostics
@@ -47,8 +51,20 @@ class Frame:
     """time.monotonic() in seconds."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """A frame whose mask is out: what its hazards and pictures are made of."""
+
+    header: Header
+    image: np.ndarray
+    """uint8 [H, W, 3] RGB."""
+    prediction: Prediction
+    parameters: parameters.NodeParameters
+    """Those its mask was made with."""
+
+
 class MgcdaNode(LifecycleNode):
-    """configure loads the network, activate subscribes and starts the worker, deactivate stops it, cleanup frees."""
+    """configure loads the network, activate subscribes and starts the workers, deactivate stops them, cleanup frees."""
 
     def __init__(self) -> None:
         super().__init__("mgcda_node")
@@ -60,6 +76,7 @@ class MgcdaNode(LifecycleNode):
         self._build: EngineBuild | None = None
         self._outputs: Outputs | None = None
         self._worker: FrameWorker[Frame] | None = None
+        self._describer: FrameWorker[Inferred] | None = None
         self._input = ImageInput(self, self._on_image)
         self._told_intrinsics = False
         self.loading = False
@@ -94,11 +111,12 @@ class MgcdaNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Subscribe and start the worker; loads anew if weights, device or backend changed."""
+        """Subscribe and start the workers; loads anew if weights, device or backend changed."""
         try:
             self._load()
             self._statistics.restart()
-            self._worker = FrameWorker(self._process, self.report)
+            self._describer = FrameWorker(self._describe, self.report, "mgcda-hazards")
+            self._worker = FrameWorker(self._infer, self.report, "mgcda-network")
             self._input.open()
         except Exception as error:
             self._fail("not activated", error)
@@ -108,7 +126,7 @@ class MgcdaNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe and stop the worker; the topics stay."""
+        """Unsubscribe and stop the workers; the topics stay."""
         self._halt()
         return super().on_deactivate(state)
 
@@ -129,7 +147,7 @@ class MgcdaNode(LifecycleNode):
         return super().on_error(state)
 
     def close(self) -> None:
-        """Stop the worker and free the network before the process ends; soon, `ros2 launch` kills after 10 s."""
+        """Stop the workers and free the network before the process ends; soon, `ros2 launch` kills after 10 s."""
         self._release(EXIT_TIMEOUT_S)
 
     def _load(self) -> None:
@@ -172,8 +190,11 @@ class MgcdaNode(LifecycleNode):
 
     def _halt(self, timeout: float = STOP_TIMEOUT_S) -> None:
         self._input.close()
-        worker, self._worker = self._worker, None
-        if worker is not None and not worker.stop(timeout):
+        workers = (self._worker, self._describer)  # in this order: a frame whose mask is out gets its hazards too
+        self._worker = self._describer = None
+        end = time.monotonic() + timeout
+        ended = [worker.stop(max(0.0, end - time.monotonic())) for worker in workers if worker is not None]
+        if not all(ended):
             self.stuck = True
             self.get_logger().warning("the frame in work did not end in time; its result is thrown away")
             self._predictor = self._loaded = None  # that thread still uses it: the next activation loads another
@@ -196,27 +217,38 @@ class MgcdaNode(LifecycleNode):
     def _on_parameters(self, changes: Iterable[Parameter[Any]]) -> SetParametersResult:
         return parameters.check(changes, self._state)
 
-    # worker thread -------------------------------------------------------------------------------------------------
+    # worker threads ------------------------------------------------------------------------------------------------
 
-    def _process(self, frame: Frame) -> None:
-        worker, predictor, outputs = self._worker, self._predictor, self._outputs
-        if worker is None or predictor is None or outputs is None:
+    def _infer(self, frame: Frame) -> None:
+        worker, describer, predictor, outputs = self._worker, self._describer, self._predictor, self._outputs
+        if worker is None or describer is None or predictor is None or outputs is None:
             return
         current = parameters.read(self)
         header = frame.message.header
         image = to_rgb(frame.message)
         own = current.own_threshold
         predictor.threshold = predictor.config.threshold if own is None else own
+        predictor.crop_top = current.crop_top
         prediction = predictor(image)
         if worker.stopping:
             return
         outputs.publish_mask(header, prediction)
         self._statistics.published(time.monotonic() - frame.arrival)
-        camera = to_camera(self._intrinsics(current), (image.shape[0], image.shape[1]), current)
-        regions = prediction.regions(current.min_region_area)
+        inferred = Inferred(header, image, prediction, current)
+        if predictor.backend.device == "cpu":  # whose cores the network has: the next mask would only come later
+            self._describe(inferred)
+        else:
+            describer.hand_over(inferred)
+
+    def _describe(self, frame: Inferred) -> None:
+        outputs, current, size = self._outputs, frame.parameters, (frame.image.shape[0], frame.image.shape[1])
+        if outputs is None:
+            return
+        camera = to_camera(self._intrinsics(current), size, current)
+        regions = frame.prediction.regions(current.min_region_area)
         hazards = to_hazards(regions, camera, max_distance_m=current.max_distance)
-        outputs.publish_hazards(hazards, header.stamp, current.base_frame)
-        outputs.publish_pictures(header, image, prediction, current.overlay_alpha)
+        outputs.publish_hazards(hazards, frame.header.stamp, current.base_frame)
+        outputs.publish_pictures(frame.header, frame.image, frame.prediction, current.overlay_alpha)
 
     def _intrinsics(self, current: parameters.NodeParameters) -> CameraInfo | None:
         info = self._input.camera_info

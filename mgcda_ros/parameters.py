@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mgcda_core.inference.backend import CHOICES
+from mgcda_core.inference.predictor import MOST_CROPPED
 
 EDITABLE_STATES = ("unconfigured", "inactive")
 """Lifecycle states in which a parameter that is read once may change."""
@@ -60,6 +61,9 @@ class NodeParameters:
     )
     threshold: float = _parameter(
         -1.0, "Score from which a pixel is masked; negative takes the weights' own.", low=-1.0, high=1.0
+    )
+    crop_top: float = _parameter(
+        0.0, "Share of the image's height, from the top, that is not looked at: the sky.", low=0.0, high=MOST_CROPPED
     )
     min_region_area: int = _parameter(
         100, "Smallest region, in pixels of the input image, that becomes a hazard.", low=1, high=100_000_000

@@ -59,6 +59,15 @@ def test_predict_takes_a_threshold(mgcda: Run, drive: Path, tiny_weights: Path) 
         assert (read_mask(drive / "out" / "mask" / "f0.png") == colour).all()
 
 
+def test_predict_looks_below_crop_top(mgcda: Run, drive: Path, tiny_weights: Path) -> None:
+    out = drive / "out"
+    mgcda("predict", drive / "images" / "f0.png", "--weights", tiny_weights, "--out", out,
+          "--save", "score", "--crop_top", "0.5")  # fmt: skip
+    score = np.load(out / "score" / "f0.npy")
+    assert score[:32].max() < 1e-30 < score[32:].min()
+    assert json.loads((out / "predictions.json").read_text())["crop_top"] == 0.5
+
+
 def test_predict_keeps_what_was_done_before_a_bad_frame(mgcda: Run, drive: Path, tiny_weights: Path) -> None:
     (drive / "images" / "f2.png").write_bytes(b"rubbish")
     out = drive / "out"

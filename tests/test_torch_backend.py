@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgcda_core.inference.torch_backend import Predict, TorchBackend
+from mgcda_core.config import ConfigError
+from mgcda_core.inference.torch_backend import Mode, Predict, TorchBackend
 from mgcda_core.weights.resolve import Weights, load_weights
 
 
@@ -42,6 +43,29 @@ def test_compile_is_given_the_whole_chain(
 def test_a_cuda_graph_needs_a_gpu(weights: Weights) -> None:
     with pytest.raises(ValueError, match="torch-cudagraph runs on a GPU only, the device is cpu: take backend torch"):
         TorchBackend(weights, "cpu", "cudagraph")
+
+
+def test_a_re_synthesis_serves_the_next_frames(weights: Weights, frames: list[np.ndarray]) -> None:
+    plain, video = TorchBackend(weights, "cpu"), TorchBackend(weights, "cpu", synthesis_every=2)
+    painted: list[object] = []
+    video.model.generator.register_forward_pre_hook(lambda _module, inputs: painted.append(inputs))
+    answers = [video.run(frame) for frame in frames]
+    assert len(painted) == 2
+    for number in (0, 2):
+        np.testing.assert_array_equal(answers[number][0], plain.run(frames[number])[0])
+    network, pictures = plain.model, [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames]
+    with torch.inference_mode():
+        stages = network.stages(pictures[1], made=network.stages(pictures[0]))
+        expected = network.answer(stages, (frames[1].shape[0], frames[1].shape[1]))
+    np.testing.assert_allclose(answers[1][0], expected[0][0].numpy(), rtol=1e-4, atol=1e-5)
+    assert np.abs(answers[1][0] - plain.run(frames[1])[0]).max() > 1e-4  # it is another picture
+    np.testing.assert_array_equal(answers[1][1], plain.run(frames[1])[1])  # but its own classes
+
+
+@pytest.mark.parametrize(("every", "mode"), [(0, "eager"), (2, "compile")])
+def test_synthesis_every_that_cannot_be_is_refused(weights: Weights, every: int, mode: Mode) -> None:
+    with pytest.raises(ConfigError, match=f"synthesis_every is {every}"):
+        TorchBackend(weights, "cpu", mode, synthesis_every=every)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from mgcda_core.data.evaluation_sets import Semantics, open_set
 from mgcda_core.evaluation.processes import own_device
 from mgcda_core.evaluation.protocols import label_at, score_at
 from mgcda_core.evaluation.scorers import Scorer, open_scorer, to_logit
+from mgcda_core.inference.pipeline import MOST_AT_A_TIME, in_flight
 from mgcda_core.inference.predictor import check_image
 
 Made = TypeVar("Made")
@@ -119,15 +118,6 @@ class Scratch:
 
 
 def in_order(work: Callable[[int], Made], numbers: range, scorer: Scorer) -> Iterator[Made]:
-    """work(number) of each number in order, made by a few threads that stay a few images ahead of the consumer."""
-    workers = min(4, os.cpu_count() or 1) if scorer.parallel else 2  # the second one decodes while the first computes
-    with ThreadPoolExecutor(workers, initializer=scorer.prepare_thread) as pool:
-        waiting = deque(pool.submit(work, number) for number in numbers[: workers + 1])
-        try:
-            for place in range(len(numbers)):
-                yield waiting.popleft().result()
-                if (following := place + workers + 1) < len(numbers):
-                    waiting.append(pool.submit(work, numbers[following]))
-        finally:
-            for future in waiting:
-                future.cancel()
+    """work(number) of each number in order; beside a GPU a second thread reads while the first one computes."""
+    threads = min(MOST_AT_A_TIME, os.cpu_count() or 1) if scorer.parallel else 2
+    return in_flight(work, numbers, threads, scorer.prepare_thread)

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from mgcda_core.config import PROFILES, ConfigError, ScoreName, SegmenterConfig
+from mgcda_core.config import PROFILES, ConfigError, ScoreName
 from mgcda_core.data.sample import IMAGE_SUFFIXES, DataError, read_rgb
+from mgcda_core.inference.pipeline import side_by_side, use_one_core
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ class Scorer:
     def prepare_thread(self) -> None:
         """To be called once in each worker thread."""
         if self.parallel:
-            _use_one_core()
+            use_one_core()
 
 
 def open_scorer(
@@ -96,7 +97,7 @@ def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Score
         return _classes(_in_torch(backend, "the segmentation at the image's size"), image)
 
     mode = "unit" if score in UNIT_SCORES else "logits"
-    return Scorer(values, segmentation, _parallel(backend), mode, threshold), backend.sha256
+    return Scorer(values, segmentation, side_by_side(backend.device, backend.config), mode, threshold), backend.sha256
 
 
 def _part_of_chain(backend: TorchBackend, score: ScoreName) -> Map:
@@ -114,7 +115,7 @@ def _of_segmentation(weights: str | Path, score: ScoreName, device: str, sml_ima
     from mgcda_core.weights.resolve import load_weights
 
     network = TorchSegmentation(load_weights(weights), device)
-    parallel = _parallel(network)
+    parallel = side_by_side(network.device, network.config)
     if sml_images is not None and score == "sml":
         mean, deviation = _statistics(network, sml_images, parallel).scale()
 
@@ -147,7 +148,7 @@ def _statistics(network: TorchSegmentation, folder: Path, parallel: bool) -> Max
             raise ValueError(f"{path}: {error}") from error
 
     workers = min(4, os.cpu_count() or 1) if parallel else 1
-    with ThreadPoolExecutor(workers, initializer=_use_one_core if parallel else None) as pool:
+    with ThreadPoolExecutor(workers, initializer=use_one_core if parallel else None) as pool:
         first, *others = pool.map(of, paths)
     for statistics in others:
         first = first.merged(statistics)
@@ -174,13 +175,6 @@ def _size(image: np.ndarray) -> tuple[int, int]:
     return image.shape[0], image.shape[1]
 
 
-def _parallel(network: Backend | TorchSegmentation) -> bool:
-    """On the CPU, unless the network needs gigabytes an image, like the published one at its size."""
-    config: SegmenterConfig = network.config
-    height, width = config.segmentation.size
-    return network.device == "cpu" and height * width <= 512 * 1024
-
-
 def _in_torch(backend: Backend, what: str) -> TorchBackend:
     from mgcda_core.inference.torch_backend import TorchBackend
 
@@ -194,9 +188,3 @@ def to_logit(threshold: float) -> float:
     if 0 < threshold < 1:
         return math.log(threshold / (1 - threshold))
     return math.copysign(math.inf, threshold - 0.5)
-
-
-def _use_one_core() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # of this thread only

@@ -10,19 +10,26 @@ import numpy as np
 from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.inference.backend import Backend, open_backend
 from mgcda_core.inference.encodings import MIN_SIDE
+from mgcda_core.labels import IGNORE
 from mgcda_core.prediction import Prediction
+
+MOST_CROPPED = 0.8
+"""Largest `crop_top`."""
+_UNSEEN_LOGIT = -80.0  # the least that `Prediction.score` tells apart; finite, so that every metric and file takes it
 
 
 class Predictor:
     """Callable uint8 [H, W, 3] RGB -> `Prediction`; several threads at a time on the CPU, one on a GPU (see `Backend`).
 
     `threshold` in [0, 1] is the score from which a pixel is masked; None takes the weights' own. It may be set at any
-    time and holds from the next image on.
+    time and holds from the next image on. So may `crop_top` in [0, 0.8]: the share of the height, from the top, that
+    the backend does not get to see. There the answer is a score of 0 (1e-35) and class 255.
     """
 
-    def __init__(self, backend: Backend, threshold: float | None = None) -> None:
+    def __init__(self, backend: Backend, threshold: float | None = None, crop_top: float = 0.0) -> None:
         self.backend = backend
         self.threshold = backend.config.threshold if threshold is None else threshold
+        self.crop_top = crop_top
 
     @property
     def threshold(self) -> float:
@@ -36,6 +43,17 @@ class Predictor:
         self._threshold = float(value)
 
     @property
+    def crop_top(self) -> float:
+        """Share of the image's height, from the top, that is not looked at; in [0, 0.8]."""
+        return self._crop_top
+
+    @crop_top.setter
+    def crop_top(self, value: float) -> None:
+        if not 0.0 <= value <= MOST_CROPPED:
+            raise ConfigError(f"crop_top is {value}; it must lie in [0, {MOST_CROPPED}]")
+        self._crop_top = float(value)
+
+    @property
     def config(self) -> SegmenterConfig:
         """The chain's configuration."""
         return self.backend.config
@@ -47,28 +65,49 @@ class Predictor:
         finite.
         """
         check_image(image)
+        height = image.shape[0]
+        top = min(round(self.crop_top * height), height - MIN_SIDE)
         started = time.perf_counter()
-        logits, segmentation = self.backend.run(image)
+        try:
+            logits, segmentation = self.backend.run(image[top:])
+        except ValueError as error:
+            raise ValueError(f"below crop_top {self.crop_top} of {height} rows: {error}" if top else error) from error
         elapsed_ms = 1000.0 * (time.perf_counter() - started)
-        # NaN compares false with every threshold: without this check a broken network would report a clear road.
-        if not np.isfinite(logits).all():
-            raise RuntimeError(f"{self.backend.name} gave logits that are not finite: the weights are damaged")
+        self._check_finite(logits)
+        if top:
+            logits = _padded(logits, top, _UNSEEN_LOGIT)
+            segmentation = None if segmentation is None else _padded(segmentation, top, IGNORE)
         return Prediction(logits, self.threshold, segmentation, {"inference": elapsed_ms})
 
     def warm_up(self) -> None:
-        """Predict an empty frame: the first one is slow, and a network that cannot run fails here, not on the road."""
-        self(np.zeros((*self.backend.min_size, 3), np.uint8))
+        """Run an empty frame: the first one is slow, and a network that cannot run fails here, not on the road."""
+        self._check_finite(self.backend.run(np.zeros((*self.backend.min_size, 3), np.uint8))[0])
+
+    def _check_finite(self, logits: np.ndarray) -> None:
+        # NaN compares false with every threshold: without this check a broken network would report a clear road.
+        if not np.isfinite(logits).all():
+            raise RuntimeError(f"{self.backend.name} gave logits that are not finite: the weights are damaged")
 
 
 def load(
-    name: str | Path = "lite", device: str = "auto", threshold: float | None = None, backend: str = "auto"
+    name: str | Path = "lite",
+    device: str = "auto",
+    threshold: float | None = None,
+    backend: str = "auto",
+    crop_top: float = 0.0,
 ) -> Predictor:
     """Predictor from a shipped name, a .safetensors path, an https url or an exported chain (.onnx, .engine).
 
-    `device` is "auto", "cpu", "cuda" or "cuda:N"; `backend` one of `inference.backend.CHOICES`. Raises ValueError or
-    OSError naming the file and the remedy.
+    `device` is "auto", "cpu", "cuda" or "cuda:N"; `backend` one of `inference.backend.CHOICES`; `crop_top` in [0, 0.8]
+    the share of each image, from the top, that is not looked at. Raises ValueError or OSError naming the file and the
+    remedy.
     """
-    return Predictor(open_backend(name, device, backend), threshold)
+    return Predictor(open_backend(name, device, backend), threshold, crop_top)
+
+
+def _padded(values: np.ndarray, top: int, fill: float) -> np.ndarray:
+    """[h, W] with `top` more rows of `fill` above."""
+    return np.pad(values, ((top, 0), (0, 0)), constant_values=fill)
 
 
 def check_image(image: np.ndarray) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.inference.artefact import enlarge
 from mgcda_core.inference.encodings import MIN_SIDE
-from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, ClosedSetSegmenter
+from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, ClosedSetSegmenter, Stages
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights, WeightsError
 
@@ -25,13 +25,17 @@ class TorchBackend:
 
     `mode` compile has torch.compile write kernels at the first frame of a size, which takes a minute; cudagraph, on a
     GPU only, records the kernels of a frame size and launches them as one.
+    `synthesis_every` above 1 is for the frames of a video, one after the other in one thread, in mode eager: `run`
+    paints the re-synthesis of every so manieth frame only, the others are compared with the last one.
     Raises ValueError if the device does not exist, or is a CPU for cudagraph; WeightsError for a file that holds only a
     part of the chain, and one error listing every key of the weights that does not fit.
     """
 
     min_size = (MIN_SIDE, MIN_SIDE)
 
-    def __init__(self, weights: Weights, device: str = "auto", mode: Mode = "eager") -> None:
+    def __init__(self, weights: Weights, device: str = "auto", mode: Mode = "eager", synthesis_every: int = 1) -> None:
+        if synthesis_every < 1 or (synthesis_every > 1 and mode != "eager"):
+            raise ConfigError(f"synthesis_every is {synthesis_every}: 1, or more with backend torch, not torch-{mode}")
         self.name = f"{'torch' if mode == 'eager' else f'torch-{mode}'} {weights.name}"
         self.config: SegmenterConfig = weights.config
         self.sha256 = weights.sha256
@@ -41,6 +45,8 @@ class TorchBackend:
         load_strict(self.model, weights.state, weights.name)
         _place(self.model, self._device)
         self._predict = _variant(self.model.predict, mode, self._device)
+        self._synthesis_every, self._count = synthesis_every, 0
+        self._last: Stages | None = None
 
     @property
     def device(self) -> str:
@@ -51,14 +57,23 @@ class TorchBackend:
 
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
-        logits, train_ids = self.run_batch(image[None])
+        logits, train_ids = self._run(image[None], self._predict if self._synthesis_every == 1 else self._next)
         return logits[0], train_ids[0]
 
-    @torch.inference_mode()
     def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W])."""
-        logits, train_ids = self._predict(_frames(images, self._device))
+        return self._run(images, self._predict)
+
+    @torch.inference_mode()
+    def _run(self, images: np.ndarray, predict: Predict) -> tuple[np.ndarray, np.ndarray]:
+        logits, train_ids = predict(_frames(images, self._device))
         return logits.float().cpu().numpy(), enlarge(train_ids.cpu().numpy(), (images.shape[1], images.shape[2]))
+
+    def _next(self, frame: Tensor) -> tuple[Tensor, Tensor]:
+        """`predict` of a video's next frame."""
+        self._last = self.model.stages(frame, made=self._last if self._count % self._synthesis_every else None)
+        self._count += 1
+        return self.model.answer(self._last, (frame.shape[-2], frame.shape[-1]))
 
     @torch.inference_mode()
     def ensemble(self, image: np.ndarray, entropy_weight: float) -> np.ndarray:

@@ -21,7 +21,24 @@ _LEAST = 1e-6
 
 
 @dataclass
-class Stages:
+class Resynthesis:
+    """The picture painted from a frame's classes and style; sizes as in `Stages`."""
+
+    maps36: Tensor
+    """float32 [B, 36, hs, ws]: 35 one-hot label ids and the edge channel, the generator's input."""
+    mu: Tensor
+    logvar: Tensor
+    """float32 [B, z_dim]: the style encoder's mean and log variance."""
+    generated: Tensor
+    """float32 [B, 3, ds hs, ds ws] in [-1, 1], the generator's output."""
+    synthesis: Tensor
+    """float32 [B, 3, d h, d w] in [0, 1], the re-synthesis the comparison sees."""
+    features: list[Tensor]
+    """The segmentation encoder's maps of it; none with reference scaling, where VGG19 looks at both pictures."""
+
+
+@dataclass
+class Stages(Resynthesis):
     """Every intermediate of one pass; h, w is the dissimilarity's size, d its `detail`, hs, ws, ds the synthesis'."""
 
     resized: Tensor
@@ -34,15 +51,6 @@ class Stages:
     """float32 [B, 1, ., .] in [0, 1], same size as the logits."""
     distance: Tensor
     """float32 [B, 1, ., .] in [0, 1], same size as the logits."""
-    maps36: Tensor
-    """float32 [B, 36, hs, ws]: 35 one-hot label ids and the edge channel, the generator's input."""
-    mu: Tensor
-    logvar: Tensor
-    """float32 [B, z_dim]: the style encoder's mean and log variance."""
-    generated: Tensor
-    """float32 [B, 3, ds hs, ds ws] in [-1, 1], the generator's output."""
-    synthesis: Tensor
-    """float32 [B, 3, d h, d w] in [0, 1], the re-synthesis the comparison sees."""
     image: Tensor
     """float32 [B, 3, d h, d w] in [0, 1], the input image at the same size."""
     semantic: Tensor
@@ -117,19 +125,21 @@ class AnomalySegmenter(ClosedSetSegmenter):
 
         image uint8 [B, 3, H, W] RGB; h, w is the resolution at which the chain takes its classes.
         """
-        stages = self.stages(image)
-        logits = self.to_input_size(self.compare(stages), stages, (image.shape[-2], image.shape[-1]))
-        return logits, stages.segmentation.to(torch.uint8)
+        return self.answer(self.stages(image), (image.shape[-2], image.shape[-1]))
 
-    def stages(self, image: Tensor, *, synthesis: Tensor | None = None, semantics: Tensor | None = None) -> Stages:
+    def answer(self, stages: Stages, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """What `predict` returns for frames of `size` (height, width), of what `stages` returned."""
+        return self.to_input_size(self.compare(stages), stages, size), stages.segmentation.to(torch.uint8)
+
+    def stages(self, image: Tensor, *, made: Resynthesis | None = None, semantics: Tensor | None = None) -> Stages:
         """The frozen part of the chain on uint8 [B, 3, H, W] RGB; see `Stages`.
 
-        `synthesis` (float32 [B, 3, d h, d w] in [0, 1]) replaces the re-synthesis: for ablations. `semantics` (int64
-        [B, H, W] train ids, 255 where the prediction stays) replaces the predicted classes: for VoidClass' options.
+        `made` replaces the re-synthesis, by that of an earlier frame for example. `semantics` (int64 [B, H, W] train
+        ids, 255 where the prediction stays) replaces the predicted classes: for VoidClass' options.
         """
         if self.config.scaling == "reference":
-            return self._reference_stages(image, synthesis, semantics)
-        return self._fixed_stages(image, synthesis, semantics)
+            return self._reference_stages(image, made, semantics)
+        return self._fixed_stages(image, made, semantics)
 
     def compare(self, stages: Stages) -> Tensor:
         """Dissimilarity logits float32 [B, 2, h, w] (class 1 = anomaly) of what `stages` returned."""
@@ -167,26 +177,28 @@ class AnomalySegmenter(ClosedSetSegmenter):
             return mu, mu, logvar
         return mu + torch.randn_like(mu) * torch.exp(0.5 * logvar), mu, logvar
 
-    def _fixed_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
+    def _fixed_stages(self, image: Tensor, made: Resynthesis | None, semantics: Tensor | None) -> Stages:
         size, detail = self.config.dissimilarity.size, self.config.dissimilarity.detail
         resized = self.resized(image)
         logits, features = self._logits_and_features(resized)
         labels = _overridden(logits.argmax(1), semantics)
-        maps36, coarse = self._synthesis_inputs(resized, labels)
-        z, mu, logvar = self._style(coarse * 2 - 1)
-        generated = self.generator(maps36, z).float()
         fine = (detail * size[0], detail * size[1])
-        if synthesis is None:
+        if made is None:
+            maps36, coarse = self._synthesis_inputs(resized, labels)
+            z, mu, logvar = self._style(coarse * 2 - 1)
+            generated = self.generator(maps36, z).float()
             synthesis = _resize((generated + 1) / 2, fine)
-        again = self.segmentation.features(  # pyright: ignore[reportCallIssue]
-            self._segmentation_range(_resize(synthesis, self.config.segmentation.size))
-        )
-        difference = uncertainty.cosine_difference(features, again, size)
+            again = self.segmentation.features(  # pyright: ignore[reportCallIssue]
+                self._segmentation_range(_resize(synthesis, self.config.segmentation.size))
+            )
+            made = Resynthesis(maps36, mu, logvar, generated, synthesis, again)
+        difference = uncertainty.cosine_difference(features, made.features, size)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")
         prior = torch.cat([entropy, difference, distance], 1)
         return Stages(
-            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis,
-            _resize(resized / 255, fine), self.dissimilarity.semantics(labels), prior, difference,
+            made.maps36, made.mu, made.logvar, made.generated, made.synthesis, made.features, resized, logits,
+            labels, entropy, distance, _resize(resized / 255, fine), self.dissimilarity.semantics(labels), prior,
+            difference,
         )  # fmt: skip
 
     def synthesis_inputs(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,29 +222,29 @@ class AnomalySegmenter(ClosedSetSegmenter):
         coarse = _resize(resized / 255, (detail * height, detail * width))
         return label_maps(_nearest(labels, (height, width))), coarse
 
-    def _reference_stages(self, image: Tensor, synthesis: Tensor | None, semantics: Tensor | None) -> Stages:
+    def _reference_stages(self, image: Tensor, made: Resynthesis | None, semantics: Tensor | None) -> Stages:
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
         size = self.config.dissimilarity.size
         resized = self.resized(image)
         logits = self.segmentation(self._segmentation_input(resized)).float()
         labels = _overridden(logits.argmax(1), semantics)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
-        maps36 = label_maps(_nearest(labels, self.config.synthesis.size))
-        coarse = resize.resize_bicubic_u8(resized.to(torch.uint8), self.config.synthesis.size).float() / 255
-        z, mu, logvar = self._style(coarse * 2 - 1)
-        generated = self.generator(maps36, z).float()
-        if synthesis is None:
+        if made is None:
+            maps36 = label_maps(_nearest(labels, self.config.synthesis.size))
+            coarse = resize.resize_bicubic_u8(resized.to(torch.uint8), self.config.synthesis.size).float() / 255
+            z, mu, logvar = self._style(coarse * 2 - 1)
+            generated = self.generator(maps36, z).float()
             synthesis = resize.truncate_8bit(resize.resize_nearest((generated + 1) / 2, size))
+            made = Resynthesis(maps36, mu, logvar, generated, synthesis, [])
         small = resize.resize_nearest(resized, size) / 255
-        raw = self.perceptual(self.normalise(small), self.normalise(synthesis)).float()
+        raw = self.perceptual(self.normalise(small), self.normalise(made.synthesis)).float()
         prior = torch.cat(
             [resize.resize_nearest(entropy, size), uncertainty.minmax_8bit(raw), resize.resize_nearest(distance, size)],
             1,
         )
-        semantic = self.dissimilarity.semantics(_nearest(labels, size))
         return Stages(
-            resized, logits, labels, entropy, distance, maps36, mu, logvar, generated, synthesis, small, semantic,
-            prior, raw,
+            made.maps36, made.mu, made.logvar, made.generated, made.synthesis, made.features, resized, logits,
+            labels, entropy, distance, small, self.dissimilarity.semantics(_nearest(labels, size)), prior, raw,
         )  # fmt: skip
 
 

@@ -88,6 +88,19 @@ def test_threshold_changes_at_run_time_and_hazards_begin_with_deleteall(client: 
         assert client.set("threshold", -1.0).successful
 
 
+def test_crop_top_changes_at_run_time(client: Client):
+    """Threshold 1e-9 masks whatever is looked at."""
+    try:
+        assert client.set("threshold", 1e-9).successful
+        for share, top in ((0.5, HEIGHT // 2), (0.0, 0)):
+            assert client.set("crop_top", share).successful
+            mask = pixels(client.answer(client.message(picture())))
+            assert not mask[:top].any()
+            assert mask[top:].all()
+    finally:
+        assert client.set("threshold", -1.0).successful
+
+
 def test_hazards_stand_where_the_cameras_geometry_says(client: Client):
     """Without CameraInfo the field of view counts; with it (here of twice the image's size) its K, scaled."""
     assert client.set("threshold", 0.0).successful

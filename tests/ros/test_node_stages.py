@@ -1,0 +1,153 @@
+"""The node's two threads: a GPU infers the next frame while the last one is described; none is lost, nothing grows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partialmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builtin_interfaces.msg import Time
+from node_client import Client, node_and_client
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from tiny_artefact import write_artefact
+
+from mgcda_ros.lifecycle_node import MgcdaNode
+from mgcda_ros.messages import Outputs, to_image
+
+pytestmark = pytest.mark.ros
+SIZE = (120, 160)
+SLOW_S = 0.1
+
+
+@pytest.fixture
+def published(ros: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[MgcdaNode, list[str]]]:
+    """An active node in this process whose hazards take SLOW_S, and what it has published, in order."""
+    said: list[str] = []
+
+    def mask(self: Outputs, header: Header, prediction: object) -> None:
+        said.append(f"mask {header.stamp.sec}")
+
+    def hazards(self: Outputs, hazards: object, stamp: Time, frame: str) -> None:
+        time.sleep(SLOW_S)
+        said.append(f"hazards {stamp.sec}")
+
+    # rclpy keeps the lifecycle services of a node that is gone: in later tests they would be taken for the real one's.
+    silent = partialmethod(LifecycleNode.__init__, enable_communication_interface=False)
+    monkeypatch.setattr(LifecycleNode, "__init__", silent)
+    monkeypatch.setattr(Outputs, "publish_mask", mask)
+    monkeypatch.setattr(Outputs, "publish_hazards", hazards)
+    node = MgcdaNode()
+    node.set_parameters([Parameter("weights", value=str(write_artefact(tmp_path / "tiny.onnx")))])
+    node.start()
+    assert node._predictor is not None
+    backend: Any = node._predictor.backend
+    backend.device = "cuda:0 pretended"
+    yield node, said
+    node.close()
+    node.destroy_node()
+
+
+def frame(number: int) -> Image:
+    message = to_image(Image().header, SIZE, "rgb8", np.full(SIZE[0] * SIZE[1] * 3, number, np.uint8), SIZE[1] * 3)
+    message.header.stamp.sec = number
+    return message
+
+
+def test_every_mask_has_its_hazards_in_order_and_drops_are_counted(published: tuple[MgcdaNode, list[str]]) -> None:
+    node, said = published
+    for number in range(1, 31):
+        node._on_image(frame(number))
+        time.sleep(SLOW_S / 10)
+    node.close()  # ends both threads; a mask that is out still gets its hazards
+    masks, hazards = ([line.split()[1] for line in said if line.startswith(kind)] for kind in ("mask", "hazards"))
+    assert masks == hazards == sorted(masks, key=int)
+    assert 2 <= len(masks) < 30
+    assert said[1].startswith("mask")  # the second frame's, before the first one's hazards
+    counts = node._statistics.snapshot()
+    assert (counts.frames_in, counts.masks_out, counts.errors) == (30, len(masks), 0)
+    assert 30 - len(masks) - 2 <= counts.dropped <= 30 - len(masks)  # at the end one or two were still waiting
+
+
+def test_on_a_cpu_one_frame_comes_after_the_other(published: tuple[MgcdaNode, list[str]]) -> None:
+    node, said = published
+    assert node._predictor is not None
+    backend: Any = node._predictor.backend
+    backend.device = "cpu"
+    node._on_image(frame(1))
+    wait_for(lambda: said == ["mask 1"])
+    node._on_image(frame(2))
+    wait_for(lambda: len(said) == 4)
+    assert said == ["mask 1", "hazards 1", "mask 2", "hazards 2"]
+
+
+def test_errors_of_the_second_stage_are_counted_and_the_node_goes_on(
+    published: tuple[MgcdaNode, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, said = published
+
+    def broken(*_: object) -> None:
+        raise ValueError("no place for it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Outputs, "publish_hazards", broken)
+        node._on_image(frame(1))
+        wait_for(lambda: node._statistics.snapshot().errors == 1)
+    assert "no place for it" in (node._statistics.snapshot().recent_error or "")
+    node._on_image(frame(2))
+    wait_for(lambda: said[-1] == "hazards 2")
+    assert said == ["mask 1", "mask 2", "hazards 2"]
+
+
+def test_deactivation_tells_of_a_second_stage_that_does_not_end(
+    published: tuple[MgcdaNode, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, said = published
+    monkeypatch.setattr(MgcdaNode._halt, "__defaults__", (0.02,))
+    node._on_image(frame(1))
+    wait_for(lambda: said == ["mask 1"])
+    started = time.monotonic()
+    assert node.on_deactivate(LifecycleState("active", 3)) == TransitionCallbackReturn.SUCCESS
+    assert time.monotonic() - started < SLOW_S
+    assert node.stuck
+
+
+def wait_for(done: Callable[[], bool], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def resident_mb(process: subprocess.Popen[str]) -> float:
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_memory_of_the_node_is_flat_over_500_frames(ros: None, tmp_path: Path) -> None:
+    """From the message to hazards, score and overlay; one answer kept of each frame would make it grow by 110 MB."""
+    arguments = ["--ros-args", "-p", f"weights:={write_artefact(tmp_path / 'tiny.onnx')}", "-p", "device:=cpu"]
+    with node_and_client(arguments, tmp_path) as (process, client, _):
+        for output in ("score", "overlay"):
+            client.listen(output, Image)
+        client.ready()
+        images = np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), np.uint8)
+        _feed(client, images, 40)
+        before = resident_mb(process)
+        _feed(client, images, 500)
+        assert resident_mb(process) - before < 20.0
+
+
+def _feed(client: Client, images: np.ndarray, count: int) -> None:
+    for number in range(count):
+        assert client.answer(client.message(images[number % len(images)]), "overlay") is not None
+        for kept in client.got.values():
+            kept.clear()
