@@ -51,8 +51,8 @@ setup(
         "train": train,
         "eval": evaluate,
         "export": export,
-        "tensorrt": ["tensorrt"],
-        "tensorrt-rtx": ["tensorrt-rtx"],
+        "tensorrt": ["tensorrt", "onnx>=1.16"],
+        "tensorrt-rtx": ["tensorrt-rtx", "onnx>=1.16"],
         "bag": bag,
         "bench": ["pillow"],  # the published composition resizes with it
         "hf": ["transformers"],

@@ -19,6 +19,7 @@ from mgcda_core.inference import engine_cache, tensorrt_backend
 from mgcda_core.inference.availability import BACKENDS, lack
 from mgcda_core.inference.backend import open_backend, pending_engine
 from mgcda_core.inference.engine import EngineError
+from mgcda_core.inference.onnx_backend import OnnxBackend
 from mgcda_core.inference.sidecar import ArtefactError, read_sidecar, write_sidecar
 from mgcda_core.weights.resolve import checksum
 
@@ -45,9 +46,9 @@ def exported(weights: Path, suffix: str = "-fp32", **fields: Any) -> Path:
     return write_artefact(weights.with_name(f"{weights.stem}{suffix}.onnx"), weights_sha256=checksum(weights), **fields)
 
 
-def runtime(path: Path, **wanted: str) -> str:
+def runtime(path: Path, backend: str = "auto") -> str:
     """First word of the name of what opens."""
-    return open_backend(path, **wanted).name.split()[0]
+    return open_backend(path, backend=backend).name.split()[0]
 
 
 # on this machine ---------------------------------------------------------------------------------------------------
@@ -108,6 +109,14 @@ def test_on_a_cpu_fp32_is_taken(weights: Path) -> None:
         open_backend(weights, "cpu", "onnxruntime")
     exported(weights)
     assert open_backend(weights, "cpu", "onnxruntime").name == "onnxruntime tiny fp32"
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime"])
+def test_onnx_runtime_takes_as_many_threads_as_it_is_given(weights: Path, backend: str) -> None:
+    exported(weights)
+    opened = open_backend(weights, "cpu", backend, threads=3)
+    assert isinstance(opened, OnnxBackend)
+    assert opened._session.get_session_options().intra_op_num_threads == 3
 
 
 def test_words_that_do_not_exist(weights: Path) -> None:

@@ -125,6 +125,18 @@ def test_tensorrt_8_builds_by_flags(
     assert old.shapes == [("image", [1, 64, 96, 3], [1, 600, 1280, 3], [4, 600, 2048, 3])]
 
 
+def test_an_engine_for_several_sizes_reserves_memory_for_usual_ones_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = OldTensorRT(b"plan")
+    monkeypatch.setitem(sys.modules, "tensorrt", old)  # type: ignore[arg-type]
+    onnx = write_artefact(tmp_path / "tiny.onnx", ((1, 4), (2, 16384), (5000, 16384), 3))
+    made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", "fp32")
+    assert made.input.shape == ((1, 4), (2, 4096), (5000, 5000), 3)
+    assert made.outputs[0].shape == made.input.shape[:3]
+    assert old.shapes == [("image", [1, 2, 5000, 3], [1, 720, 5000, 3], [4, 4096, 5000, 3])]
+
+
 def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", OldTensorRT(None))  # type: ignore[arg-type]
     onnx = write_artefact(tmp_path / "tiny.onnx")

@@ -31,7 +31,9 @@ SEVERAL: dict[str, Any] = {"min_size": LEAST, "max_size": LARGEST, "max_batch": 
 @pytest.fixture
 def graph_at_hand(monkeypatch: pytest.MonkeyPatch, tiny_onnx: Path) -> None:
     """The command takes the graph that was traced before, which saves half a minute."""
-    monkeypatch.setattr("mgcda_core.export.onnx.build_graph", lambda weights, frames: ir.load(tiny_onnx))
+    monkeypatch.setattr(
+        "mgcda_core.export.onnx.build_graph", lambda weights, frames, fold_batch_norm: ir.load(tiny_onnx)
+    )
 
 
 def _frame(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -55,6 +57,12 @@ def test_a_batch_answers_as_its_frames_do(tiny_onnx: Path) -> None:
         single = backend.run(image)
         np.testing.assert_allclose(logits[number], single[0], atol=1e-4)
         np.testing.assert_array_equal(classes[number], single[1])
+
+
+def test_bytes_are_made_of_floats_which_is_all_tensorrt_takes(tiny_onnx: Path) -> None:
+    made = ir.load(tiny_onnx).graph.outputs[1].producer()
+    assert made is not None and made.op_type == "Cast" and made.inputs[0] is not None
+    assert made.inputs[0].dtype == ir.DataType.FLOAT
 
 
 def test_what_was_measured_stands_in_the_sidecar(
@@ -86,7 +94,7 @@ def test_a_graph_that_answers_otherwise_is_not_written(
     last = [node for node in model.graph if node.op_type == "Conv"][-1].inputs[2]
     assert last is not None and last.const_value is not None
     last.const_value = ir.tensor(last.const_value.numpy() + np.array([0, 1], np.float32), name=last.name)
-    monkeypatch.setattr("mgcda_core.export.onnx.build_graph", lambda weights, frames: model)
+    monkeypatch.setattr("mgcda_core.export.onnx.build_graph", lambda weights, frames, fold_batch_norm: model)
     with pytest.raises(ParityError, match=r"nothing is written: a score differs by 0\.[12]"):
         export(tmp_path / "out", str(tiny_weights), check=drive, anomaly_values="2", **SEVERAL)
     assert list((tmp_path / "out").iterdir()) == []
@@ -100,6 +108,7 @@ def test_a_graph_that_answers_otherwise_is_not_written(
         ({"size": (1, 8)}, "a side is 2 to 32768"),
         ({"max_batch": 0}, "max_batch is 0"),
         ({"precision": "int8"}, "int8 is not offered"),
+        ({"precision": "fp16", "compact": True}, "--compact is for precision fp32"),
         ({"anomaly_values": "one"}, "--anomaly_values is one"),
     ],
 )

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from export_case import tiny_onnx
 
-from mgcda_core.export.half import to_half
+from mgcda_core.export.half import store_as_half, to_half
 
 __all__ = ["tiny_onnx"]
 ONES = np.ones((4, 4, 1, 1), np.float32)
@@ -109,6 +109,26 @@ def test_batch_norm_keeps_a_variance_that_fp16_cannot_hold() -> None:
 def test_a_constant_beyond_fp16_is_named() -> None:
     with pytest.raises(ValueError, match="large holds values beyond 65504"):
         _halved("a = Conv(x, w) b = Add(a, large) y = Conv(b, w)", w=ONES, large=np.full(1, 1e5, np.float32))
+
+
+def test_what_fp16_holds_is_stored_as_fp16_and_nothing_changes() -> None:
+    rng = np.random.default_rng(0)
+    held = rng.normal(0, 1, (32, 32, 1, 1)).astype(np.float16).astype(np.float32)
+    longer, beyond = rng.normal(0, 1, (32, 32, 1, 1)).astype(np.float32), held * 65536
+    text = """wide = Conv(x, enter) b = Conv(wide, held) c = BatchNormalization(b, one, one, one, one)
+    d = Conv(c, longer) e = Conv(d, beyond) f = Conv(e, held) y = Conv(f, leave)"""
+    constants = {
+        "enter": np.ones((32, 4, 1, 1), np.float32), "leave": np.ones((4, 32, 1, 1), np.float32),
+        "held": held, "longer": longer, "beyond": beyond, "one": np.ones(32, np.float32),
+    }  # fmt: skip
+    model, x = _model(text, **constants), rng.normal(0, 1, (1, 4, 8, 8)).astype(np.float32)
+    expected = _run(model, x)
+    store_as_half(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    half = [name for name, value in model.graph.initializers.items() if value.dtype == ir.DataType.FLOAT16]
+    assert half == ["held_stored"] and "held" not in model.graph.initializers
+    assert _types(model, "Cast") == ["FLOAT16"], "one cast for both convolutions"
+    np.testing.assert_array_equal(_run(model, x), expected)
 
 
 def test_the_chain_has_narrow_convolutions_and_wide_answers(tiny_onnx: Path) -> None:

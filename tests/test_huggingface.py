@@ -236,7 +236,9 @@ def test_weights_written_before_these_fields_still_open() -> None:
 
 
 def test_inference_alone_loads_no_transformers() -> None:
-    code = "import sys, mgcda_core.inference.predictor as p; p.load('lite', 'cpu'); print(*sys.modules)"
+    code = (
+        "import sys, mgcda_core.inference.predictor as p; p.load('lite', 'cpu', backend='torch'); print(*sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert "torch" in done.stdout.split()
     assert "transformers" not in done.stdout.split()

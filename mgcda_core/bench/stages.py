@@ -188,6 +188,7 @@ def profiled_session(artefact: Path, images: np.ndarray, threads: int) -> dict[s
 
     settings = onnxruntime.SessionOptions()
     settings.enable_profiling, settings.log_severity_level, settings.intra_op_num_threads = True, 3, threads
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as OnnxBackend
     with tempfile.TemporaryDirectory() as folder:
         settings.profile_file_prefix = str(Path(folder) / "profile")
         session = onnxruntime.InferenceSession(str(artefact), settings, providers=["CPUExecutionProvider"])

@@ -34,7 +34,7 @@ class Subject:
         self._backend = open_side(side["weights"], side["backend"], side["device"], self._threads)
         if not self._in_torch() and self._precision != "fp32":
             raise ConfigError(f"precision {self._precision} is PyTorch's autocast; {self._backend.name} has its own: "
-                              "leave --precision out")  # fmt: skip
+                              "leave --precision out, or give --backend torch")  # fmt: skip
         if self._batch > 1 and not hasattr(self._backend, "run_batch"):
             raise ConfigError(f"{self._backend.name} takes one frame at a time: leave --batch out")
         self._predictor = Predictor(self._backend)
@@ -151,10 +151,7 @@ class Subject:
 def open_side(weights: str, backend: str, device: str, threads: int) -> Backend:
     """The chain that a side's words mean; raises as `open_backend`, ConfigError for a profile that is not there."""
     if backend != PUBLISHED and not weights.startswith(RANDOM):
-        opened = open_backend(weights, device, backend)
-        if threads and isinstance(opened, OnnxBackend) and opened.device == "cpu":
-            return OnnxBackend(opened.artefact, threads=threads)  # else it has a thread for every core there is
-        return opened
+        return open_backend(weights, device, backend, threads)
     from mgcda_core.bench.published import PublishedChain
     from mgcda_core.inference.torch_backend import TorchBackend
     from mgcda_core.weights.resolve import load_weights

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -84,7 +85,10 @@ def open_scorer(
 
 
 def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Scorer, str]:
+    from mgcda_core.inference.artefact import is_exported
     from mgcda_core.inference.predictor import load
+    from mgcda_core.inference.torch_backend import TorchBackend, TorchSegmentation
+    from mgcda_core.weights.resolve import load_weights
 
     predictor = load(weights, device, backend="auto" if score == "model" else "torch")
     backend, threshold = predictor.backend, None
@@ -93,8 +97,15 @@ def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Score
     else:
         values = _part_of_chain(_in_torch(backend, f"score {score}"), score)
 
+    @cache
+    def network() -> TorchBackend | TorchSegmentation:
+        """What gives class logits; beside another runtime, which has none, the weights' own segmentation network."""
+        if is_exported(weights) or isinstance(backend, TorchBackend):
+            return _in_torch(backend, "the segmentation at the image's size")
+        return TorchSegmentation(load_weights(weights), device)
+
     def segmentation(image: np.ndarray) -> np.ndarray:
-        return _classes(_in_torch(backend, "the segmentation at the image's size"), image)
+        return _classes(network(), image)
 
     mode = "unit" if score in UNIT_SCORES else "logits"
     return Scorer(values, segmentation, side_by_side(backend.device, backend.config), mode, threshold), backend.sha256

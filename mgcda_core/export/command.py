@@ -38,6 +38,7 @@ def export(
     min_size: tuple[int, int] | None = None,
     max_size: tuple[int, int] | None = None,
     max_batch: int = 1,
+    compact: bool = False,
     check: Path | None = None,
     anomaly_values: str = "1",
     ignore_values: str = "255",
@@ -54,6 +55,7 @@ def export(
         min_size: smallest height and width of frames, for a file that takes several sizes; slower on a CPU.
         max_size: largest height and width of frames, with min_size; size is left out then.
         max_batch: most frames at a time.
+        compact: store weights that are half floats as such, which halves the .onnx file of fp32 and changes no value.
         check: real frames to compare with PyTorch in fp32 on: a folder with images/ and masks/, or what predict takes.
             Beyond the tolerance nothing is written.
         anomaly_values: comma list of the mask values that mean anomaly.
@@ -68,13 +70,15 @@ def export(
         for name, text in (("anomaly", anomaly_values), ("ignore", ignore_values), ("normal", normal_values))
     ))  # fmt: skip
     _check_libraries(format, precision, check)
+    if compact and precision != "fp32":
+        raise ConfigError(f"--compact is for precision fp32: weights of {precision} are as small without it")
     frames = _frames(size, min_size, max_size, max_batch)
     loaded = load_weights(weights)
     stem = f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', loaded.name)}-{_size_name(frames)}-{precision}"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
         artefact = Path(folder) / f"{stem}.onnx"
-        sidecar = _write_onnx(artefact, loaded, frames, precision)
+        sidecar = _write_onnx(artefact, loaded, frames, precision, compact)
         if check is not None:
             from mgcda_core.inference.onnx_backend import OnnxBackend
 
@@ -130,18 +134,20 @@ def _size_name(frames: Frames) -> str:
     return "-".join([*dict.fromkeys(sizes), *([f"b{most}"] if most > 1 else [])])
 
 
-def _write_onnx(path: Path, weights: Weights, frames: Frames, precision: Precision) -> Sidecar:
+def _write_onnx(path: Path, weights: Weights, frames: Frames, precision: Precision, compact: bool) -> Sidecar:
     import onnx
     import onnx_ir
 
-    from mgcda_core.export.half import to_half
+    from mgcda_core.export.half import store_as_half, to_half
     from mgcda_core.export.onnx import IMAGE, OPSET, build_graph
     from mgcda_core.inference.artefact import LOGITS, SEGMENTATION
 
     _tell(f"exporting {path.name}")
-    model = build_graph(weights, frames)
+    model = build_graph(weights, frames, fold_batch_norm=not compact)
     if precision == "fp16":
         model = to_half(model)
+    if compact:
+        store_as_half(model)
     proto = onnx_ir.to_proto(model)
     if proto.ByteSize() > _LARGEST_FILE:
         raise ValueError(

@@ -4,6 +4,8 @@ Convolutions and matrix products compute in fp16, and so does what follows them 
 values and what they are made of (softmax, entropy, normalisation statistics, correlation), exponentials and divisions,
 and everything from the last convolution to an output or an argmax stay in fp32: there fp16 would lose the answer, not
 digits of it. TensorRT 10 and later builds such a graph as it stands; no runtime chooses types.
+
+`store_as_half` changes what an fp32 graph takes on disk, not what it computes.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ _ANSWERS = {"Softmax", "LogSoftmax", "ArgMax"}
 _MOVES = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Abs", "Neg"}
 _TERMS = {"Mul", "Sub", "Pow"}
 _LARGEST = float(np.finfo(np.float16).max)
+_WORTH_A_CAST = 1024  # numbers: a smaller constant saves little, and TensorRT folds batch norm of plain ones only
 
 
 def to_half(model: ir.Model) -> ir.Model:
@@ -44,6 +47,34 @@ def to_half(model: ir.Model) -> ir.Model:
             typed.convert_input(node, index, FLOAT if node in wide else HALF)
     typed.drop_unused()
     return model
+
+
+def store_as_half(model: ir.Model) -> None:
+    """Write constants that fp16 holds exactly as fp16 with a cast to fp32 behind them, in place; no value changes.
+
+    Runtimes compute the casts when they open the file. Takes a graph with constants as initializers, in which batch
+    norm is not folded into convolutions: products of two such numbers are longer than fp16.
+    """
+    graph = model.graph
+    typed = _Typed(graph)
+    for node in list(graph):
+        for value in node.inputs:
+            if value is not None and (half := _exact_half(value)) is not None:
+                stored = _initializer(graph, ir.tensor(half, name=f"{value.name}_stored"))
+                ir.convenience.replace_all_uses_with(value, typed.cast(stored, FLOAT, node))
+    typed.drop_unused()
+
+
+def _exact_half(value: ir.Value) -> np.ndarray | None:
+    """The numbers of a large constant in fp16, if they are the same there."""
+    if not value.is_initializer() or value.const_value is None or value.dtype != FLOAT:
+        return None
+    numbers = value.const_value.numpy()
+    if numbers.size < _WORTH_A_CAST:
+        return None
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is another number
+        half = numbers.astype(np.float16)
+    return half if np.array_equal(half, numbers) else None
 
 
 def _wide_nodes(graph: ir.Graph) -> set[ir.Node]:
@@ -132,7 +163,7 @@ class _Typed:
         assert value is not None
         if value.dtype != dtype:
             if (value, dtype) not in self.made:
-                self.made[value, dtype] = self._constant(value) if value.is_initializer() else self._cast(value, dtype)
+                self.made[value, dtype] = self._constant(value) if value.is_initializer() else self.cast(value, dtype)
             node.replace_input_with(index, self.made[value, dtype])
 
     def drop_unused(self) -> None:
@@ -140,6 +171,17 @@ class _Typed:
         for name, value in list(self.graph.initializers.items()):
             if not value.uses():
                 del self.graph.initializers[name]
+
+    def cast(self, value: ir.Value, dtype: ir.DataType, reader: ir.Node | None = None) -> ir.Value:
+        """A new value: `value` in another type, made as soon as it is there; if it is a constant, before `reader`."""
+        cast = ir.node("Cast", [value], {"to": dtype})
+        cast.outputs[0].name = f"{value.name}_{'fp32' if dtype == FLOAT else 'fp16'}"
+        cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
+        if (producer := value.producer()) is None:
+            self.graph.insert_before(reader or self.graph[0], cast)
+        else:
+            self.graph.insert_after(producer, cast)
+        return cast.outputs[0]
 
     def _constant(self, value: ir.Value) -> ir.Value:
         assert value.const_value is not None
@@ -150,16 +192,6 @@ class _Typed:
             )
         tensor = ir.tensor(numbers.astype(np.float16), name=f"{value.name}_fp16")
         return _initializer(self.graph, tensor)
-
-    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        cast = ir.node("Cast", [value], {"to": dtype})
-        cast.outputs[0].name = f"{value.name}_{'fp32' if dtype == FLOAT else 'fp16'}"
-        cast.outputs[0].dtype, cast.outputs[0].shape = dtype, value.shape
-        if (producer := value.producer()) is None:
-            self.graph.insert_before(self.graph[0], cast)
-        else:
-            self.graph.insert_after(producer, cast)
-        return cast.outputs[0]
 
 
 def _initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:

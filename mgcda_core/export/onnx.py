@@ -64,10 +64,11 @@ class FrameGraph(nn.Module):
         return self.chain.predict(image.float().permute(0, 3, 1, 2))
 
 
-def build_graph(weights: Weights, frames: Frames) -> ir.Model:
+def build_graph(weights: Weights, frames: Frames, fold_batch_norm: bool = True) -> ir.Model:
     """The chain of `weights` for `frames`: input `image`, outputs `logits` and `segmentation`.
 
-    Raises ConfigError for several sizes with reference scaling, and for a style that is drawn at random.
+    `fold_batch_norm` multiplies it into the convolutions before it, as runtimes do when they open the file. Raises
+    ConfigError for several sizes with reference scaling, and for a style that is drawn at random.
     """
     if weights.config.synthesis.style == "sample":
         raise ConfigError(
@@ -89,7 +90,7 @@ def build_graph(weights: Weights, frames: Frames) -> ir.Model:
             optimize=False, verbose=False,
         )  # fmt: skip
     assert made is not None
-    return _tidied(made.model)
+    return _tidied(made.model, fold_batch_norm)
 
 
 def _inside(dimension: Dimension) -> int:
@@ -127,8 +128,8 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _tidied(model: ir.Model) -> ir.Model:
-    """Constants folded, batch norm folded into convolutions, and nothing of what the exporter notes at every node.
+def _tidied(model: ir.Model, fold_batch_norm: bool) -> ir.Model:
+    """Constants folded, batch norm as wanted, and nothing of what the exporter notes at every node.
 
     The exporter's own optimisation tries some hundred rewriting rules on every node: two thirds of all the time, for a
     graph that runtimes rewrite anyway.
@@ -140,7 +141,8 @@ def _tidied(model: ir.Model) -> ir.Model:
 
     common.InlinePass()(model)
     optimizer.fold_constants(model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT)
-    rewriter.rewrite(model, [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule])
+    if fold_batch_norm:
+        rewriter.rewrite(model, [fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule])
     passes.Sequential(
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),

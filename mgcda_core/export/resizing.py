@@ -46,8 +46,10 @@ class _PlainCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.interpolate and kwargs.get("antialias"):
             return antialiased(args[0], kwargs["size"])
-        if func is Tensor.to and args[1:] == (torch.uint8,) and args[0].is_floating_point():
-            return args[0].floor()  # 0 to 255 already
+        if func is Tensor.to and args[1:] == (torch.uint8,):  # all of them 0 to 255 already
+            if args[0].is_floating_point():
+                return args[0].floor()
+            return args[0].float().to(torch.uint8)  # the train ids: TensorRT makes bytes of floats only, at an output
         return func(*args, **kwargs)
 
 

@@ -1,14 +1,17 @@
-"""Exported chains: where they lie, which frames they take, and their answer at the frame's size."""
+"""Exported chains: where they lie, which frames they take, and what their runtimes have in common."""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import logging
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mgcda_core.config import SegmenterConfig
 from mgcda_core.inference.sidecar import ArtefactError, Dimension, Sidecar, read_sidecar
 from mgcda_core.weights import resolve
 
@@ -24,6 +27,48 @@ class Chain:
 
     path: Path
     sidecar: Sidecar
+
+
+class ExportedBackend(ABC):
+    """What the runtimes of exported chains have in common; each implements `inference.backend.Backend`.
+
+    A subclass sets `runtime`, the first word of its name, and `device`. Raises FileNotFoundError, ArtefactError for a
+    missing, damaged or foreign sidecar.
+    """
+
+    runtime: str
+    device: str
+
+    def __init__(self, artefact: str | Path) -> None:
+        self.artefact = Path(artefact)
+        self.sidecar = read_sidecar(self.artefact)
+        check_outputs(self.sidecar, self.artefact)
+        self.config: SegmenterConfig = dataclasses.replace(self.sidecar.config, threshold=self.sidecar.threshold)
+        self.sha256 = self.sidecar.weights_sha256
+        self.min_size, self.max_size = frame_sizes(self.sidecar)
+
+    @property
+    def name(self) -> str:
+        """Runtime, weights and precision."""
+        return f"{self.runtime} {self.sidecar.weights_name} {self.sidecar.precision}"
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
+        logits, train_ids = self.run_batch(image[None])
+        return logits[0], train_ids[0]
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W]).
+
+        Raises ValueError for a size or number of frames the artefact was not made for.
+        """
+        check_frames(images, self.sidecar, self.artefact)
+        logits, train_ids = self._answer(images)
+        return logits, enlarge(train_ids, (images.shape[1], images.shape[2]))
+
+    @abstractmethod
+    def _answer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The graph's own answer to frames it takes: logits float32 [B, H, W], train ids uint8 [B, h, w]."""
 
 
 def is_exported(weights: str | Path) -> bool:

@@ -62,13 +62,14 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(weights: str | Path, device: str = "auto", backend: str = "auto") -> Backend:
+def open_backend(weights: str | Path, device: str = "auto", backend: str = "auto", threads: int = 0) -> Backend:
     """Load `weights` onto `device`: "auto", "cpu", "cuda" or "cuda:N", with the runtime `backend`, one of CHOICES.
 
     `weights` is a shipped name, a path, a url, or an exported chain: NAME.onnx or NAME.engine with its sidecar. Chains
     exported of the weights that lie beside them as `NAME*.onnx` run in their place; one for frames of a single size
     must be named. `auto` takes the first that works of the order in `_best`, logs why others were skipped, and builds
     no engine; tensorrt and tensorrt-rtx, if asked for, build theirs unless it is in the cache, which takes minutes.
+    ONNX Runtime takes `threads` CPU threads, 0 for one a core; how many PyTorch takes is set for the whole process.
     Raises ValueError or OSError that name the file and the remedy: unknown name, wrong checksum, missing or mis-shaped
     keys, no such device or runtime.
     """
@@ -77,10 +78,10 @@ def open_backend(weights: str | Path, device: str = "auto", backend: str = "auto
     check_device(device)
     chains = [] if backend.startswith("torch") else exported_chains(weights)
     if backend == "auto":
-        return _best(weights, chains, device)
+        return _best(weights, chains, device, threads)
     if (lacking := lack(backend, device)) is not None:
         raise ValueError(f"backend {backend} cannot run here: {lacking}")
-    return _open(backend, weights, chains, device)
+    return _open(backend, weights, chains, device, threads)
 
 
 def pending_engine(weights: str | Path, device: str = "auto", backend: str = "auto") -> CachedEngine | None:
@@ -100,7 +101,7 @@ def pending_engine(weights: str | Path, device: str = "auto", backend: str = "au
         return None
 
 
-def _best(weights: str | Path, chains: list[Chain], device: str) -> Backend:
+def _best(weights: str | Path, chains: list[Chain], device: str, threads: int) -> Backend:
     """TensorRT with its engine, ONNX Runtime on a GPU, PyTorch on a GPU, ONNX Runtime on the CPU, PyTorch."""
     order = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "onnxruntime"]
     if not chains:
@@ -112,7 +113,7 @@ def _best(weights: str | Path, chains: list[Chain], device: str) -> Backend:
     for name in order:
         try:
             if (reason := lack(name, device) or _unready(name, weights, chains, device)) is None:
-                opened = _open(name, weights, chains, device)
+                opened = _open(name, weights, chains, device, threads)
                 log.info("backend %s on %s", opened.name, opened.device)
                 return opened
         except (ValueError, OSError, RuntimeError) as error:
@@ -124,7 +125,7 @@ def _best(weights: str | Path, chains: list[Chain], device: str) -> Backend:
     raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(skipped)}")
 
 
-def _open(name: str, weights: str | Path, chains: list[Chain], device: str) -> Backend:
+def _open(name: str, weights: str | Path, chains: list[Chain], device: str, threads: int) -> Backend:
     if name.startswith("torch"):
         return _open_torch(name, weights, device)
     chain = _chain_for(name, weights, chains)
@@ -132,7 +133,7 @@ def _open(name: str, weights: str | Path, chains: list[Chain], device: str) -> B
         return _open_engine(name, chain, device)
     from mgcda_core.inference.onnx_backend import OnnxBackend
 
-    return OnnxBackend(chain.path, cast("Provider", name.partition("-")[2] or "cpu"), gpu=gpu_number(device))
+    return OnnxBackend(chain.path, cast("Provider", name.partition("-")[2] or "cpu"), threads, gpu_number(device))
 
 
 def _open_torch(name: str, weights: str | Path, device: str) -> Backend:

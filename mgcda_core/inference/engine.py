@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mgcda_core.inference.artefact import bounds
-from mgcda_core.inference.sidecar import Precision, Sidecar, read_sidecar
+from mgcda_core.inference.sidecar import Dimension, Precision, Sidecar, read_sidecar
+from mgcda_core.inference.widening import widened
 from mgcda_core.weights.resolve import checksum
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ REMEDY = {
 REPORT_PERIOD_S = 5.0
 BEST_AT = (720, 1280)
 """Frame size that an engine for several sizes is tuned for, if it lies within them: the camera's of the targets."""
+LARGEST_SIDE = 4096
+"""Of an engine's frames, if it is built from a graph for several sizes: it reserves the memory of its largest frame."""
 
 
 class EngineError(ValueError):
@@ -64,7 +67,7 @@ def build_engine(
     every five seconds. `gpu` is the name of the GPU it is built on. Raises ArtefactError for the artefact, EngineError
     for the library, a precision it cannot give, and with what parser and builder said in one sentence.
     """
-    source = read_sidecar(onnx)
+    source = _within_memory(read_sidecar(onnx))
     trt = load_library(library)
     logger, errors = _logger(trt)
     builder = trt.Builder(logger)
@@ -111,12 +114,29 @@ def _weakly_typed(trt: Any, builder: Any, source: Sidecar, precision: Precision)
 
 
 def _parse(trt: Any, network: Any, logger: Any, onnx: Path) -> None:
+    try:
+        graph = widened(onnx)
+    except ImportError as error:
+        raise EngineError(f"reading {onnx} needs the package onnx ({error}): pip install onnx") from error
     parser = trt.OnnxParser(network, logger)
-    if parser.parse(onnx.read_bytes()):
+    if parser.parse(graph):
         return
     found = [parser.get_error(number) for number in range(parser.num_errors)]
     raise EngineError(
         f"{trt.__name__} {trt.__version__} cannot read {onnx}: {_sentence([error.desc() for error in found])}"
+    )
+
+
+def _within_memory(source: Sidecar) -> Sidecar:
+    """The sidecar with frames up to LARGEST_SIDE, or its smallest ones where those are larger."""
+    image = dataclasses.replace(source.input, shape=_limited(source.input.shape))
+    outputs = tuple(dataclasses.replace(output, shape=_limited(output.shape)) for output in source.outputs)
+    return dataclasses.replace(source, input=image, outputs=outputs)
+
+
+def _limited(shape: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    return tuple(
+        side if isinstance(side, int) else (side[0], max(side[0], min(side[1], LARGEST_SIDE))) for side in shape
     )
 
 

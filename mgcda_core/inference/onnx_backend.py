@@ -2,67 +2,40 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mgcda_core.config import SegmenterConfig
-from mgcda_core.inference.artefact import (
-    LOGITS,
-    SEGMENTATION,
-    check_frames,
-    check_outputs,
-    enlarge,
-    frame_sizes,
-    takes_one_size,
-)
+from mgcda_core.inference.artefact import LOGITS, SEGMENTATION, ExportedBackend, takes_one_size
 from mgcda_core.inference.engine_cache import cache_folder
-from mgcda_core.inference.sidecar import ArtefactError, read_sidecar
+from mgcda_core.inference.sidecar import ArtefactError
 
 Provider = Literal["cpu", "cuda", "tensorrt"]
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 _SEVERITY_ERROR = 3
 
 
-class OnnxBackend:
+class OnnxBackend(ExportedBackend):
     """NAME.onnx with its sidecar; implements `inference.backend.Backend`.
 
     `provider` tensorrt builds its own engines when a session opens, which takes minutes the first time; they are kept
     in the user's cache folder. `threads` is the number of CPU threads, 0 for one a core; `gpu` the number of the GPU.
-    Raises FileNotFoundError, ArtefactError for a missing, damaged or foreign sidecar, ValueError if the installed
-    onnxruntime lacks the provider or its libraries. The CUDA and TensorRT providers were not run on a GPU yet.
+    Raises as `ExportedBackend`, ValueError if the installed onnxruntime lacks the provider or its libraries. The CUDA
+    and TensorRT providers were not run on a GPU yet.
     """
 
     def __init__(self, artefact: str | Path, provider: Provider = "cpu", threads: int = 0, gpu: int = 0) -> None:
-        self.artefact = Path(artefact)
-        self._sidecar = read_sidecar(self.artefact)
-        check_outputs(self._sidecar, self.artefact)
-        one_size = takes_one_size(self._sidecar)
-        self._session = _session(self.artefact, self._options(provider, gpu), threads, one_size)
-        self._check_graph()
-        runtime = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
-        self.name = f"{runtime} {self._sidecar.weights_name} {self._sidecar.precision}"
+        super().__init__(artefact)
+        self.runtime = "onnxruntime" if provider == "cpu" else f"onnxruntime-{provider}"
         self.device = "cpu" if provider == "cpu" else f"cuda:{gpu}"
-        self.config: SegmenterConfig = dataclasses.replace(self._sidecar.config, threshold=self._sidecar.threshold)
-        self.sha256 = self._sidecar.weights_sha256
-        self.min_size, self.max_size = frame_sizes(self._sidecar)
+        self._session = _session(self.artefact, self._options(provider, gpu), threads, takes_one_size(self.sidecar))
+        self._check_graph()
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
-        logits, train_ids = self.run_batch(image[None])
-        return logits[0], train_ids[0]
-
-    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W]).
-
-        Raises ValueError for a size or number of frames the artefact was not exported for.
-        """
-        check_frames(images, self._sidecar, self.artefact)
-        inputs = {self._sidecar.input.name: np.ascontiguousarray(images)}
+    def _answer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        inputs = {self.sidecar.input.name: np.ascontiguousarray(images)}
         logits, train_ids = self._session.run([LOGITS, SEGMENTATION], inputs)
-        return logits, enlarge(train_ids, (images.shape[1], images.shape[2]))
+        return logits, train_ids
 
     def _options(self, provider: Provider, gpu: int) -> list[tuple[str, dict[str, str]]]:
         """The provider, and those that run what it cannot, with their settings."""
@@ -78,7 +51,7 @@ class OnnxBackend:
     def _check_graph(self) -> None:
         inputs = [entry.name for entry in self._session.get_inputs()]
         outputs = {entry.name for entry in self._session.get_outputs()}
-        if inputs != [self._sidecar.input.name] or not {LOGITS, SEGMENTATION} <= outputs:
+        if inputs != [self.sidecar.input.name] or not {LOGITS, SEGMENTATION} <= outputs:
             raise ArtefactError(
                 f"{self.artefact} has the input {', '.join(inputs)} and the outputs {', '.join(sorted(outputs))}, "
                 "which are not those of its sidecar: run mgcda export again"
@@ -94,6 +67,8 @@ def _session(artefact: Path, options: list[tuple[str, dict[str, str]]], threads:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = _SEVERITY_ERROR
+    # A waiting thread that spins takes the core from the camera driver and the node's other processes.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
     settings.enable_mem_pattern = one_size  # else it keeps a plan of every frame size there ever was
     try:
         session = onnxruntime.InferenceSession(str(artefact), settings, providers=options)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mgcda_core.config import SegmenterConfig
-from mgcda_core.inference.artefact import LOGITS, SEGMENTATION, check_frames, check_outputs, enlarge, frame_sizes
+from mgcda_core.inference.artefact import LOGITS, SEGMENTATION, ExportedBackend
 from mgcda_core.inference.availability import gpu_name, gpu_number, lack
 from mgcda_core.inference.engine import EngineError, Library, load_library
-from mgcda_core.inference.sidecar import ArtefactError, Sidecar, read_sidecar
+from mgcda_core.inference.sidecar import ArtefactError, Sidecar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,32 +18,30 @@ if TYPE_CHECKING:
 AGAIN = "build it again with mgcda build-engine"
 
 
-class TensorRTBackend:
+class TensorRTBackend(ExportedBackend):
     """NAME.engine with its sidecar; implements `inference.backend.Backend`, one thread at a time.
 
     A frame goes over pinned memory to the GPU, through the whole chain and back on one stream, with one wait at the
     end. For each frame size that comes the buffers are made anew and the engine's launches recorded as a CUDA graph;
-    the last size's are kept. Raises FileNotFoundError, ArtefactError for the sidecar, EngineError with the remedy:
-    no GPU, library missing, an engine of another version or GPU.
+    the last size's are kept. Raises as `ExportedBackend`, EngineError with the remedy: no GPU, library missing, an
+    engine of another version or GPU; a frame raises RuntimeError if TensorRT fails.
 
     Written against the documentation of TensorRT 8.6 to 11 and TensorRT-RTX 1.7; it was not run on a GPU yet.
     """
 
     def __init__(self, engine: str | Path, device: str = "auto") -> None:
-        self._artefact = Path(engine)
-        self._sidecar = read_sidecar(self._artefact)
-        check_outputs(self._sidecar, self._artefact)
-        library = check_engine(self._sidecar, self._artefact, device)
+        super().__init__(engine)
+        self.runtime = library = check_engine(self.sidecar, self.artefact, device)
         import torch
 
         self._gpu = torch.device("cuda", gpu_number(device))
         with torch.cuda.device(self._gpu):
             self._trt = load_library(library)
             self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
-            self._engine = self._runtime.deserialize_cuda_engine(self._artefact.read_bytes())
+            self._engine = self._runtime.deserialize_cuda_engine(self.artefact.read_bytes())
             if self._engine is None:
-                raise EngineError(f"{library} {self._trt.__version__} cannot load {self._artefact}: {AGAIN}")
-            check_tensors(self._engine, self._sidecar, self._artefact)
+                raise EngineError(f"{library} {self._trt.__version__} cannot load {self.artefact}: {AGAIN}")
+            check_tensors(self._engine, self.sidecar, self.artefact)
             self._records_itself = library == "tensorrt-rtx"
             self._context = (
                 _recording_context(self._trt, self._engine)
@@ -54,25 +50,11 @@ class TensorRTBackend:
             )
             self._stream = torch.cuda.Stream()
         self._buffers: _Buffers | None = None
-        self.name = f"{library} {self._sidecar.weights_name} {self._sidecar.precision}"
         self.device = f"{self._gpu} {torch.cuda.get_device_name(self._gpu)}"
-        self.config: SegmenterConfig = dataclasses.replace(self._sidecar.config, threshold=self._sidecar.threshold)
-        self.sha256 = self._sidecar.weights_sha256
-        self.min_size, self.max_size = frame_sizes(self._sidecar)
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [H, W, 3] RGB -> (anomaly logits float32 [H, W], predicted train ids uint8 [H, W])."""
-        logits, train_ids = self.run_batch(image[None])
-        return logits[0], train_ids[0]
-
-    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W]).
-
-        Raises ValueError for a size or number of frames the engine was not built for, RuntimeError if TensorRT fails.
-        """
+    def _answer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
-        check_frames(images, self._sidecar, self._artefact)
         with torch.cuda.device(self._gpu), torch.cuda.stream(self._stream):
             if self._buffers is None or self._buffers.shape != images.shape:
                 self._buffers = None  # the old ones go before the new ones come
@@ -84,17 +66,15 @@ class TensorRTBackend:
             for name, output in buffers.outputs.items():
                 buffers.host_outputs[name].copy_(output, non_blocking=True)
             self._stream.synchronize()
-            # Copies: the pinned memory belongs to the next frame.
-            logits = buffers.host_outputs[LOGITS].numpy().copy()
-            train_ids = buffers.host_outputs[SEGMENTATION].numpy()
-            return logits, enlarge(train_ids, (images.shape[1], images.shape[2]))
+            # A copy, as the caller makes one of the train ids: the pinned memory belongs to the next frame.
+            return buffers.host_outputs[LOGITS].numpy().copy(), buffers.host_outputs[SEGMENTATION].numpy()
 
     def _prepared(self, shape: tuple[int, ...]) -> _Buffers:
         """Buffers for frames of this shape, known to the context, and its launches recorded where that is possible."""
-        name = self._sidecar.input.name
+        name = self.sidecar.input.name
         if not self._context.set_input_shape(name, shape):
             raise EngineError(
-                f"{self._artefact} does not take frames of shape {list(shape)}, as its sidecar says: {AGAIN}"
+                f"{self.artefact} does not take frames of shape {list(shape)}, as its sidecar says: {AGAIN}"
             )
         shapes = {output: tuple(self._context.get_tensor_shape(output)) for output in (LOGITS, SEGMENTATION)}
         buffers = _Buffers(shape, shapes, self._gpu)
