@@ -79,6 +79,8 @@ class MgcdaNode(LifecycleNode):
         self._describer: FrameWorker[Inferred] | None = None
         self._input = ImageInput(self, self._on_image)
         self._told_intrinsics = False
+        self._frame_size = (0, 0)
+        """Height and width of the last frame, (0, 0) before the first."""
         self.loading = False
         """True while weights are read: the one long step of the main thread, which a signal may interrupt."""
         self.stuck = False
@@ -174,9 +176,17 @@ class MgcdaNode(LifecycleNode):
             self._build = EngineBuild(command(engine, wanted.device), opened, log.info, log.error)
 
     def _switch_to_engine(self) -> None:
-        if self._build is not None and (predictor := self._build.take()) is not None:
-            self._predictor = predictor  # the worker looks it up once a frame: it changes between two
-            self.get_logger().info(f"from now on {predictor.backend.name} on {predictor.backend.device}")
+        if self._build is None or (predictor := self._build.take()) is None:
+            return
+        backend, size = predictor.backend, self._frame_size
+        if any(side > most for side, most in zip(size, backend.max_size, strict=True)):
+            self.get_logger().error(
+                f"{backend.name} is not used: it takes frames up to {backend.max_size[0]}x{backend.max_size[1]}, the "
+                f"camera's are {size[0]}x{size[1]}. Export a chain of that size: mgcda export --size"
+            )
+            return
+        self._predictor = predictor  # the worker looks it up once a frame: it changes between two
+        self.get_logger().info(f"from now on {backend.name} on {backend.device}")
 
     def _stop_build(self) -> None:
         build, self._build = self._build, None
@@ -226,6 +236,7 @@ class MgcdaNode(LifecycleNode):
         current = parameters.read(self)
         header = frame.message.header
         image = to_rgb(frame.message)
+        self._frame_size = (image.shape[0], image.shape[1])
         own = current.own_threshold
         predictor.threshold = predictor.config.threshold if own is None else own
         predictor.crop_top = current.crop_top

@@ -50,7 +50,8 @@ class NodeParameters:
     device: str = _parameter("auto", "Device of the network: auto, cpu, cuda or cuda:N.", fixed=True)
     backend: str = _parameter(
         "auto",
-        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves.",
+        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves; "
+        "torch-compile and onnxruntime-tensorrt compile when the node is configured, for minutes.",
         choices=CHOICES,
         fixed=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from mgcda_core.inference import engine_cache, tensorrt_backend
 from mgcda_core.inference.availability import BACKENDS, lack
 from mgcda_core.inference.backend import open_backend, pending_engine
 from mgcda_core.inference.engine import EngineError
+from mgcda_core.inference.engine_cache import find_engine
 from mgcda_core.inference.onnx_backend import OnnxBackend
 from mgcda_core.inference.sidecar import ArtefactError, read_sidecar, write_sidecar
 from mgcda_core.weights.resolve import checksum
@@ -89,7 +91,7 @@ def test_a_chain_that_is_named(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"fixed.onnx is an exported chain, backend torch runs weights"):
         open_backend(chain, backend="torch")
     with pytest.raises(
-        ValueError, match=r"no backend can run .*fixed.onnx on device cuda: tensorrt: .*; onnxruntime: "
+        ValueError, match=r"no backend can run .*fixed.onnx on device cuda: onnxruntime: .*; tensorrt: "
     ):
         open_backend(chain, "cuda")
     engine = chain.with_name("fixed2.engine")
@@ -189,7 +191,7 @@ def orin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     machine = SimpleNamespace(built=0, opened=[], loads=True)
     machine.lacks = lambda name, device: None if name in ("tensorrt", "onnxruntime", "torch") else "it is missing"
 
-    def build(onnx: Path, out: Path, library: Any, precision: Any, progress: Any, gpu: str) -> Any:
+    def build(onnx: Path, out: Path, library: Any, progress: Any, gpu: str) -> Any:
         machine.built += 1
         out.write_bytes(b"engine")
         source = read_sidecar(onnx)
@@ -235,7 +237,7 @@ def test_tensorrt_asked_for_builds_its_engine(orin: SimpleNamespace, weights: Pa
     assert orin.built == 1
 
 
-def test_an_engine_that_does_not_load_is_built_anew_the_next_time(
+def test_an_engine_that_does_not_load_is_built_again_only_if_somebody_asks(
     orin: SimpleNamespace, weights: Path, logged: pytest.LogCaptureFixture
 ) -> None:
     exported(weights)
@@ -244,6 +246,9 @@ def test_an_engine_that_does_not_load_is_built_anew_the_next_time(
     assert runtime(weights) == "torch"
     assert "backend tensorrt skipped: cannot load" in logged.text
     assert not orin.opened[0].exists()
+    assert pending_engine(weights) is None
+    assert re.search(r"the last one did not load \(cannot load .*\); mgcda build-engine \S*tiny-fp32.onnx", logged.text)
+    find_engine(exported(weights), "tensorrt", "Orin").forget_refusal()
     assert pending_engine(weights) is not None
 
 

@@ -21,11 +21,13 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @no_gpu
 def test_a_file_for_any_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorrt_rtx")
-    onnx, out = write_artefact(tmp_path / "tiny.onnx"), tmp_path / "e" / "tiny.engine"
+    onnx, out = write_artefact(tmp_path / "tiny.onnx"), tmp_path / "tiny.engine"  # one beside the other
     build_engine_command(onnx, "tensorrt-rtx", out)
     made = read_sidecar(out)
     assert (made.format, made.gpu, made.onnx_sha256) == ("tensorrt-rtx", None, read_sidecar(onnx).sha256)
-    assert capsys.readouterr().out.startswith(f"build-engine: {out} gpu=None seconds=")
+    said = capsys.readouterr().out
+    assert said.startswith(f"build-engine: {out} gpu=None seconds=")
+    assert "built, not executed" in said
 
 
 def test_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ def trt() -> Any:
 @pytest.mark.parametrize("shape", [(1, 64, 96, 3), ANY], ids=["one size", "several"])
 def test_an_engine_is_built_with_what_its_sidecar_needs(trt: Any, tmp_path: Path, shape: tuple[Any, ...]) -> None:
     onnx, out = write_artefact(tmp_path / "tiny.onnx", shape), tmp_path / "new" / "tiny.engine"
-    made = build_engine(onnx, out, "tensorrt-rtx", "fp32")
+    made = build_engine(onnx, out, "tensorrt-rtx")
     source = read_sidecar(onnx)
     assert (made.format, made.precision, made.sha256) == ("tensorrt-rtx", "fp32", checksum(out))
     assert (made.onnx_sha256, made.gpu, made.parity, made.parity_note) == (
@@ -37,13 +37,13 @@ def test_an_engine_is_built_with_what_its_sidecar_needs(trt: Any, tmp_path: Path
     assert (made.input, made.outputs, made.weights_sha256) == (source.input, source.outputs, source.weights_sha256)
     write_sidecar(out, made)
     assert read_sidecar(out) == made
-    assert sorted(path.name for path in out.parent.iterdir()) == ["tiny.engine", "tiny.json"]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["tiny.engine", "tiny.engine.json"]
 
 
 def test_what_the_parser_says_is_one_sentence(trt: Any, tmp_path: Path) -> None:
     onnx = write_artefact(tmp_path / "tiny.onnx", graph=brightness(ANY, cast_first=False))
     with pytest.raises(EngineError, match=r"^tensorrt_rtx [\d.]+ cannot read .*tiny.onnx: .*type UInt8") as caught:
-        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt-rtx", "fp32")
+        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt-rtx")
     assert "\n" not in str(caught.value)
     assert "checkMacros" not in str(caught.value)  # that there is no GPU is no reason
     assert not (tmp_path / "tiny.engine").exists()
@@ -53,12 +53,7 @@ def test_an_artefact_without_its_sidecar_is_not_built(tmp_path: Path) -> None:
     onnx = write_artefact(tmp_path / "tiny.onnx")
     onnx.write_bytes(onnx.read_bytes() + b"\0")
     with pytest.raises(ArtefactError, match="sha256"):
-        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt-rtx", "fp32")
-
-
-def test_another_precision_is_another_export(trt: Any, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="precision is fp16, the artefact is fp32: export it in fp16"):
-        build_engine(write_artefact(tmp_path / "tiny.onnx"), tmp_path / "e.engine", "tensorrt-rtx", "fp16")
+        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt-rtx")
 
 
 @pytest.mark.parametrize(("library", "remedy"), [("tensorrt", "JetPack"), ("tensorrt-rtx", "pip install tensorrt-rtx")])
@@ -75,7 +70,7 @@ def test_a_missing_library_is_named_with_its_remedy(
 def test_progress_tells_the_time_and_the_phase(trt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "REPORT_PERIOD_S", 0.002)
     lines: list[str] = []
-    build_engine(write_artefact(tmp_path / "tiny.onnx"), tmp_path / "e.engine", "tensorrt-rtx", "fp32", lines.append)
+    build_engine(write_artefact(tmp_path / "tiny.onnx"), tmp_path / "e.engine", "tensorrt-rtx", lines.append)
     assert lines[0].startswith("building tiny.onnx: 0 s")
     assert any(line.endswith(")") and "(" in line for line in lines), lines  # the builder's phase
 
@@ -109,18 +104,15 @@ class OldTensorRT(SimpleNamespace):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("source", "wanted", "flags"),
-    [("fp32", "fp32", []), ("fp32", "fp16", ["fp16"]), ("fp16", "fp16", ["fp16"]), ("int8", "int8", ["fp16", "int8"])],
-)
+@pytest.mark.parametrize(("precision", "flags"), [("fp32", []), ("fp16", ["fp16"]), ("int8", ["fp16", "int8"])])
 def test_tensorrt_8_builds_by_flags(
-    source: Any, wanted: Any, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: Any, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = OldTensorRT(b"plan")
     monkeypatch.setitem(sys.modules, "tensorrt", old)  # type: ignore[arg-type]
-    onnx = write_artefact(tmp_path / "tiny.onnx", ((1, 4), (64, 600), (96, 2048), 3), source)
-    made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", wanted, gpu="Orin")
-    assert (old.flags, made.precision, made.gpu) == (flags, wanted, "Orin")
+    onnx = write_artefact(tmp_path / "tiny.onnx", ((1, 4), (64, 600), (96, 2048), 3), precision)
+    made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", gpu="Orin")
+    assert (old.flags, made.precision, made.gpu) == (flags, precision, "Orin")
     assert (tmp_path / "tiny.engine").read_bytes() == b"plan"
     assert old.shapes == [("image", [1, 64, 96, 3], [1, 600, 1280, 3], [4, 600, 2048, 3])]
 
@@ -131,7 +123,7 @@ def test_an_engine_for_several_sizes_reserves_memory_for_usual_ones_only(
     old = OldTensorRT(b"plan")
     monkeypatch.setitem(sys.modules, "tensorrt", old)  # type: ignore[arg-type]
     onnx = write_artefact(tmp_path / "tiny.onnx", ((1, 4), (2, 16384), (5000, 16384), 3))
-    made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", "fp32")
+    made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt")
     assert made.input.shape == ((1, 4), (2, 4096), (5000, 5000), 3)
     assert made.outputs[0].shape == made.input.shape[:3]
     assert old.shapes == [("image", [1, 2, 5000, 3], [1, 720, 5000, 3], [4, 4096, 5000, 3])]
@@ -141,7 +133,5 @@ def test_a_builder_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "tensorrt", OldTensorRT(None))  # type: ignore[arg-type]
     onnx = write_artefact(tmp_path / "tiny.onnx")
     with pytest.raises(EngineError, match=r"tensorrt 8.6.2 cannot build .*tiny.onnx: no kernel for /conv"):
-        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", "fp32")
-    with pytest.raises(EngineError, match="export it in int8"):
-        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", "int8")
+        build_engine(onnx, tmp_path / "tiny.engine", "tensorrt")
     assert not list(tmp_path.glob("*tiny.engine*"))

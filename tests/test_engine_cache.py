@@ -27,7 +27,7 @@ class Builder:
         self.count = 0
         self.fails = False
 
-    def __call__(self, onnx: Path, out: Path, library: Any, precision: Any, progress: Any, gpu: str | None) -> Sidecar:
+    def __call__(self, onnx: Path, out: Path, library: Any, progress: Any, gpu: str | None) -> Sidecar:
         self.count += 1
         if self.fails:
             raise EngineError("no kernel for /conv")
@@ -124,6 +124,28 @@ def test_a_corrupt_or_stale_file_is_rebuilt_with_a_reason(
     assert builder.count == 2
     assert cached.fault() is None
     assert re.match(f"building an engine of .*tiny.onnx for Orin with tensorrt 10.3: .*{reason}", told[0])
+
+
+def test_an_engine_that_does_not_load_is_not_built_again_by_itself(cached: CachedEngine, builder: Builder) -> None:
+    cached.get()
+    cached.refuse("no such kernel")
+    assert not cached.path.exists()
+    assert cached.refusal() == "no such kernel"
+    with pytest.raises(EngineError, match=r"did not load \(no such kernel\): mgcda build-engine .*tiny.onnx --library"):
+        cached.get()
+    assert builder.count == 1
+    cached.forget_refusal()
+    assert cached.get().is_file()
+    assert builder.count == 2
+
+
+@pytest.mark.parametrize("name", ["RECIPE", "LARGEST_SIDE"])
+def test_another_way_of_building_makes_another_key(
+    cached: CachedEngine, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = cached.path
+    monkeypatch.setattr(engine_cache, name, getattr(engine_cache, name) + 1)
+    assert cached.path != before
 
 
 def test_a_build_that_fails_leaves_the_next_one_free(cached: CachedEngine, builder: Builder) -> None:

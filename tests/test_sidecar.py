@@ -65,13 +65,17 @@ def _sidecar_hash(artefact: Path) -> str:
 
 def test_no_sidecar_no_artefact_and_another_format(artefact: Path, tmp_path: Path) -> None:
     engine = artefact.rename(tmp_path / "tiny.engine")
+    with pytest.raises(ArtefactError, match=r"has no tiny\.engine\.json beside it"):
+        read_sidecar(engine)
+    (tmp_path / "tiny.engine.json").write_text((tmp_path / "tiny.json").read_text())
     with pytest.raises(ArtefactError, match="describes format onnx"):
         read_sidecar(engine)
     with pytest.raises(FileNotFoundError, match=r"tiny\.onnx"):
         read_sidecar(artefact)
+    onnx = engine.rename(artefact)
     (tmp_path / "tiny.json").unlink()
     with pytest.raises(ArtefactError, match=r"has no tiny\.json beside it"):
-        read_sidecar(engine)
+        read_sidecar(onnx)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_engines_tensors_must_be_those_of_the_sidecar(engine: Path) -> None:
 
 def test_without_its_sidecar_nothing_is_opened(engine: Path) -> None:
     sidecar_path(engine).unlink()
-    with pytest.raises(ArtefactError, match=r"tiny\.json"):
+    with pytest.raises(ArtefactError, match=r"has no tiny\.engine\.json"):
         TensorRTBackend(engine)
 
 

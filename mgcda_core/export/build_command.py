@@ -10,7 +10,7 @@ from mgcda_core.config import ConfigError
 from mgcda_core.inference.availability import check_device, gpu_name, lack
 from mgcda_core.inference.engine import EngineError, Library, build_engine
 from mgcda_core.inference.engine_cache import find_engine
-from mgcda_core.inference.sidecar import read_sidecar, write_sidecar
+from mgcda_core.inference.sidecar import write_sidecar
 
 
 def build_engine_command(
@@ -33,12 +33,14 @@ def build_engine_command(
         raise EngineError(f"there is no GPU to build for: {lack(library, device)}{remedy}")
     start = time.monotonic()
     if out is None:
-        path = find_engine(artefact, library, gpu or "").get(_tell)
+        engine = find_engine(artefact, library, gpu or "")
+        engine.forget_refusal()
+        path = engine.get(_tell)
     else:
         path = out
         bound_to = gpu if library == "tensorrt" else None  # TensorRT-RTX builds for every GPU it supports
-        write_sidecar(out, build_engine(artefact, out, library, read_sidecar(artefact).precision, _tell, bound_to))
-    print(f"build-engine: {path} gpu={gpu} seconds={time.monotonic() - start:.0f}")
+        write_sidecar(out, build_engine(artefact, out, library, _tell, bound_to))
+    print(f"build-engine: {path} gpu={gpu} seconds={time.monotonic() - start:.0f} (built, not executed)")
 
 
 def _tell(line: str) -> None:

@@ -21,6 +21,9 @@ BACKENDS = (
 )
 ON_GPU_ONLY = ("torch-cudagraph", "onnxruntime-cuda", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
 
+_NOT_RTX = ((8, 7), (9, 0))
+"""Compute capabilities of Orin and H100, which TensorRT-RTX 1.7 does not list."""
+
 
 def lack(backend: str, device: str = "auto") -> str | None:
     """What `backend` lacks on this machine to run on `device`, with the remedy; None if nothing.
@@ -39,7 +42,7 @@ def lack(backend: str, device: str = "auto") -> str | None:
     if importlib.util.find_spec("torch") is None:
         return "PyTorch is missing: pip install torch"
     if backend in ON_GPU_ONLY:
-        return _gpu_lack(device)
+        return _gpu_lack(device) or (_rtx_lack(device) if backend == "tensorrt-rtx" else None)
     return _compiler_lack(device) if backend == "torch-compile" else None
 
 
@@ -87,6 +90,15 @@ def _gpu_lack(device: str) -> str | None:
     if count:
         return f"device {device} is not there: PyTorch sees {count} GPUs"
     return f"PyTorch sees no CUDA GPU (it is built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'})"
+
+
+def _rtx_lack(device: str) -> str | None:
+    import torch
+
+    capability = torch.cuda.get_device_capability(gpu_number(device))
+    if capability not in _NOT_RTX:
+        return None
+    return f"TensorRT-RTX builds for no {gpu_name(device)} (SM {capability[0]}.{capability[1]}): take tensorrt"
 
 
 def _compiler_lack(device: str) -> str | None:

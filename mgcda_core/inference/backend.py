@@ -57,8 +57,20 @@ class Backend(Protocol):
         """Height and width of the smallest frame it takes."""
         ...
 
+    @property
+    def max_size(self) -> tuple[int, int]:
+        """Height and width of the largest frame it takes."""
+        ...
+
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """One image uint8 [H, W, 3] RGB, at least 2x2 -> (logits float32 [H, W], train ids uint8 [H, W] or None)."""
+        ...
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Several images uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W] or None).
+
+        Raises ValueError for more than an exported chain was made for.
+        """
         ...
 
 
@@ -95,6 +107,9 @@ def pending_engine(weights: str | Path, device: str = "auto", backend: str = "au
         if not chains:
             return None
         engine = _cached(libraries[0], _chain_for(libraries[0], weights, chains), device)
+        if (reason := engine.refusal()) is not None:
+            log.warning("no engine is built: the last one did not load (%s); %s", reason, engine.again)
+            return None
         return engine if engine.fault() is not None else None
     except (ValueError, OSError) as error:  # `open_backend` raises it if that backend was asked for
         log.info("no engine is built: %s", error)
@@ -109,6 +124,8 @@ def _best(weights: str | Path, chains: list[Chain], device: str, threads: int) -
         order = ["torch"]
     elif not is_exported(weights):
         order.insert(3 if gpu_name(device) else 4, "torch")
+    elif chains[0].sidecar.format != "onnx":
+        order = [chains[0].sidecar.format]
     skipped = []
     for name in order:
         try:
@@ -122,7 +139,7 @@ def _best(weights: str | Path, chains: list[Chain], device: str, threads: int) -
             reason = str(error)
         log.info("backend %s skipped: %s", name, reason)
         skipped.append(f"{name}: {reason}")
-    raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(skipped)}")
+    raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(reversed(skipped))}")
 
 
 def _open(name: str, weights: str | Path, chains: list[Chain], device: str, threads: int) -> Backend:
@@ -149,11 +166,12 @@ def _open_engine(library: str, chain: Chain, device: str) -> Backend:
 
     if chain.sidecar.format != "onnx":
         return TensorRTBackend(chain.path, device)
-    path = _cached(library, chain, device).get()
+    engine = _cached(library, chain, device)
+    path = engine.get()
     try:
         return TensorRTBackend(path, device)
-    except EngineError:
-        path.unlink(missing_ok=True)  # whole, of this version and GPU, and yet it does not load: the next is built anew
+    except EngineError as error:  # whole, of this version and GPU: the next one would be no better
+        engine.refuse(str(error))
         raise
 
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 MIN_SIDE = 2
+MAX_SIDE = 1 << 15
 """Smallest height and width in pixels that is a frame: 0x0 and 1x1 are what a driver sends when it has none."""
 
 

@@ -35,6 +35,8 @@ REMEDY = {
 REPORT_PERIOD_S = 5.0
 BEST_AT = (720, 1280)
 """Frame size that an engine for several sizes is tuned for, if it lies within them: the camera's of the targets."""
+RECIPE = 1
+"""What `build_engine` makes of an ONNX file; another number, and no engine in a cache is taken for one of today's."""
 LARGEST_SIDE = 4096
 """Of an engine's frames, if it is built from a graph for several sizes: it reserves the memory of its largest frame."""
 
@@ -57,21 +59,19 @@ def build_engine(
     onnx: Path,
     out: Path,
     library: Library,
-    precision: Precision,
     progress: Callable[[str], None] = log.info,
     gpu: str | None = None,
 ) -> Sidecar:
     """Build `out`, all or nothing, from an ONNX artefact with its sidecar, and return the engine's sidecar, unwritten.
 
-    `precision` must be that of the artefact, except that TensorRT 8.6 may build fp16 from fp32. `progress` gets a line
-    every five seconds. `gpu` is the name of the GPU it is built on. Raises ArtefactError for the artefact, EngineError
-    for the library, a precision it cannot give, and with what parser and builder said in one sentence.
+    `progress` gets a line every five seconds. `gpu` is the name of the GPU it is built on. Raises ArtefactError for the
+    artefact, EngineError for the library, and with what parser and builder said in one sentence.
     """
     source = _within_memory(read_sidecar(onnx))
     trt = load_library(library)
     logger, errors = _logger(trt)
     builder = trt.Builder(logger)
-    network, config = _strongly_typed(trt, builder, source, precision)
+    network, config = _strongly_typed(trt, builder, source.precision)
     _parse(trt, network, logger, onnx)
     _add_profile(builder, config, source)
     with _reported(progress, onnx.name) as phase:
@@ -83,28 +83,24 @@ def build_engine(
         raise EngineError(f"{library} {trt.__version__} cannot build {onnx}: {_sentence(errors)}")
     _write(out, engine)
     return dataclasses.replace(
-        source, format=library, precision=precision, sha256=checksum(out), gpu=gpu, onnx_sha256=source.sha256,
+        source, format=library, sha256=checksum(out), gpu=gpu, onnx_sha256=source.sha256,
         versions={**source.versions, library: trt.__version__}, parity=None, parity_note="built, not executed",
     )  # fmt: skip
 
 
-def _strongly_typed(trt: Any, builder: Any, source: Sidecar, precision: Precision) -> tuple[Any, Any]:
+def _strongly_typed(trt: Any, builder: Any, precision: Precision) -> tuple[Any, Any]:
     """Empty network and builder configuration; the ONNX' own types hold."""
     flags = trt.NetworkDefinitionCreationFlag
     if not hasattr(flags, "STRONGLY_TYPED"):
-        return _weakly_typed(trt, builder, source, precision)
-    if precision != source.precision:
-        raise EngineError(f"precision is {precision}, the artefact is {source.precision}: export it in {precision}")
+        return _weakly_typed(trt, builder, precision)
     config = builder.create_builder_config()
     if precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):  # on by default, it rounds fp32 factors to 10 bits
         config.clear_flag(trt.BuilderFlag.TF32)
     return builder.create_network(1 << int(flags.STRONGLY_TYPED)), config
 
 
-def _weakly_typed(trt: Any, builder: Any, source: Sidecar, precision: Precision) -> tuple[Any, Any]:
+def _weakly_typed(trt: Any, builder: Any, precision: Precision) -> tuple[Any, Any]:
     """TensorRT 8.6 (JetPack 6.0): float32, and the types that the flags allow; not run here, where it cannot be had."""
-    if precision != source.precision and (precision, source.precision) != ("fp16", "fp32"):
-        raise EngineError(f"precision is {precision}, the artefact is {source.precision}: export it in {precision}")
     config = builder.create_builder_config()
     if precision != "fp32":
         config.set_flag(trt.BuilderFlag.FP16)

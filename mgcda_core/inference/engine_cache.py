@@ -1,7 +1,8 @@
 """Engines built once: a file in the user's cache folder for each ONNX file, GPU, library version, precision and shape.
 
-An engine stands there as KEY.engine with its sidecar KEY.json, whose sha256 is its checksum. What is missing, damaged
-or of another making is built again; a lock file lets one process build while others wait for it.
+An engine stands there as KEY.engine with its sidecar KEY.engine.json, whose sha256 is its checksum. What is missing,
+damaged or of another making is built again; what was built and did not load is not, unless somebody asks. A lock file
+lets one process build while others wait for it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgcda_core.inference.engine import Library, build_engine, load_library
+from mgcda_core.inference.engine import LARGEST_SIDE, RECIPE, EngineError, Library, build_engine, load_library
 from mgcda_core.inference.sidecar import Sidecar, read_sidecar, write_sidecar
 
 log = logging.getLogger(__name__)
@@ -42,14 +43,8 @@ class CachedEngine:
     @property
     def path(self) -> Path:
         """The file; another key for whatever makes another engine."""
-        parts = [
-            self.source.sha256,
-            self.gpu,
-            self.library,
-            self.version,
-            self.source.precision,
-            self.source.input.shape,
-        ]
+        parts = [self.source.sha256, self.gpu, self.library, self.version, self.source.precision,
+                 self.source.input.shape, RECIPE, LARGEST_SIDE]  # fmt: skip
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return cache_folder() / "engines" / f"{key}.engine"
 
@@ -68,8 +63,10 @@ class CachedEngine:
     def get(self, progress: Callable[[str], None] = log.info) -> Path:
         """The engine's file, built now if it cannot be used as it is; that takes seconds to tens of minutes.
 
-        Two processes at once build it once. Raises as `engine.build_engine`.
+        Two processes at once build it once. Raises as `engine.build_engine`, and EngineError for a refused one.
         """
+        if (reason := self.refusal()) is not None:
+            raise EngineError(f"the engine of {self.onnx} was built, but did not load ({reason}): {self.again}")
         if self.fault() is None:
             return self.path
         with _locked(self.path.with_suffix(".lock")):
@@ -78,9 +75,31 @@ class CachedEngine:
                 progress(
                     f"building an engine of {self.onnx} for {self.gpu} with {self.library} {self.version}: {reason}"
                 )
-                made = build_engine(self.onnx, self.path, self.library, self.source.precision, progress, self.gpu)
+                made = build_engine(self.onnx, self.path, self.library, progress, self.gpu)
                 write_sidecar(self.path, made)
         return self.path
+
+    def refuse(self, reason: str) -> None:
+        """Remember that the engine did not load, and throw it away: it is not built again unless somebody asks."""
+        self._refused.write_text(reason)
+        self.path.unlink(missing_ok=True)
+
+    def refusal(self) -> str | None:
+        """Why the engine did not load when it was built; None if it did, or if that was not tried."""
+        return self._refused.read_text() if self._refused.is_file() else None
+
+    def forget_refusal(self) -> None:
+        """Let it be built again."""
+        self._refused.unlink(missing_ok=True)
+
+    @property
+    def again(self) -> str:
+        """The command that builds it whatever happened before."""
+        return f"mgcda build-engine {self.onnx} --library {self.library} tries again"
+
+    @property
+    def _refused(self) -> Path:
+        return self.path.with_suffix(".refused")
 
 
 def find_engine(onnx: Path, library: Library, gpu: str) -> CachedEngine:

@@ -15,6 +15,7 @@ from mgcda_core.prediction import Prediction
 
 MOST_CROPPED = 0.8
 """Largest `crop_top`."""
+_USUAL = (720, 1280)
 _UNSEEN_LOGIT = -80.0  # the least that `Prediction.score` tells apart; finite, so that every metric and file takes it
 
 
@@ -80,8 +81,13 @@ class Predictor:
         return Prediction(logits, self.threshold, segmentation, {"inference": elapsed_ms})
 
     def warm_up(self) -> None:
-        """Run an empty frame: the first one is slow, and a network that cannot run fails here, not on the road."""
-        self._check_finite(self.backend.run(np.zeros((*self.backend.min_size, 3), np.uint8))[0])
+        """Run an empty frame of 720x1280, or the size nearest to it that the backend takes.
+
+        The first frame of a size is slow (what compiles and records does it then), and a network that cannot run fails
+        here, not on the road.
+        """
+        size = np.clip(_USUAL, self.backend.min_size, self.backend.max_size)
+        self._check_finite(self.backend.run(np.zeros((*size, 3), np.uint8))[0])
 
     def _check_finite(self, logits: np.ndarray) -> None:
         # NaN compares false with every threshold: without this check a broken network would report a clear road.

@@ -1,4 +1,6 @@
-"""What is said about an exported chain: NAME.json beside NAME.onnx or NAME.engine, without which neither is opened.
+"""What is said about an exported chain: NAME.json beside NAME.onnx, NAME.engine.json beside NAME.engine.
+
+Without it neither is opened.
 
 The file is read as data from anybody: it is plain JSON, nothing in it is executed or imported, every field must be
 there with its type and in its range, and the artefact must have the sha256 it names.
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mgcda_core.config import SegmenterConfig
+from mgcda_core.inference.encodings import MAX_SIDE
 from mgcda_core.weights.resolve import checksum
 
 Format = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -25,7 +28,6 @@ Dimension = int | tuple[int, int]
 
 _SUFFIX = {"onnx": ".onnx", "tensorrt": ".engine", "tensorrt-rtx": ".engine"}
 _LARGEST_FILE = 1 << 20  # bytes; the longest part is the configuration of a Hugging Face model, some ten thousand
-_LARGEST_SIDE = 1 << 15
 _LARGEST_COUNT = 64  # entries of a list or of an object
 
 
@@ -83,12 +85,12 @@ class Sidecar:
 
 
 def sidecar_path(artefact: Path) -> Path:
-    """NAME.json of NAME.onnx or NAME.engine."""
-    return artefact.with_suffix(".json")
+    """NAME.json of NAME.onnx, NAME.engine.json of NAME.engine: an engine may lie beside what it was built from."""
+    return artefact.with_suffix(".engine.json" if artefact.suffix == ".engine" else ".json")
 
 
 def write_sidecar(artefact: Path, sidecar: Sidecar) -> Path:
-    """Write NAME.json beside the artefact, all or nothing, and return its path; what `read_sidecar` gives again."""
+    """Write the sidecar beside the artefact, all or nothing, and return its path; what `read_sidecar` gives again."""
     path = sidecar_path(artefact)
     values = {**asdict(sidecar), "config": json.loads(sidecar.config.to_json())}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -180,8 +182,8 @@ def _shape(value: Any, name: str) -> tuple[Dimension, ...]:
     shape = []
     for entry in _list(value, name):
         bounds = entry if isinstance(entry, list) and len(entry) == 2 else [entry, entry]
-        if not all(type(side) is int and 1 <= side <= _LARGEST_SIDE for side in bounds) or bounds[0] > bounds[1]:
-            raise ValueError(f"{name} holds {entry!r}: a size is 1 to {_LARGEST_SIDE}, or the least and the largest")
+        if not all(type(side) is int and 1 <= side <= MAX_SIDE for side in bounds) or bounds[0] > bounds[1]:
+            raise ValueError(f"{name} holds {entry!r}: a size is 1 to {MAX_SIDE}, or the least and the largest")
         shape.append(tuple(bounds) if isinstance(entry, list) else entry)
     return tuple(shape)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.inference.artefact import enlarge
-from mgcda_core.inference.encodings import MIN_SIDE
+from mgcda_core.inference.encodings import MAX_SIDE, MIN_SIDE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, ClosedSetSegmenter, Stages
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights, WeightsError
@@ -32,6 +32,7 @@ class TorchBackend:
     """
 
     min_size = (MIN_SIDE, MIN_SIDE)
+    max_size = (MAX_SIDE, MAX_SIDE)
 
     def __init__(self, weights: Weights, device: str = "auto", mode: Mode = "eager", synthesis_every: int = 1) -> None:
         if synthesis_every < 1 or (synthesis_every > 1 and mode != "eager"):

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from node_client import Client
-from tiny_artefact import expected, write_artefact
+from tiny_artefact import ANY, expected, write_artefact
 
 from mgcda_core.inference.predictor import Predictor
+from mgcda_core.inference.sidecar import Dimension
 from mgcda_ros.diagnostics import FrameStatistics, judge
 from mgcda_ros.engine_build import EngineBuild, command
 from mgcda_ros.node_process import stop_node, wait_active
@@ -136,9 +137,11 @@ sys.exit(node.main(sys.argv[4:]))
 
 
 @contextmanager
-def node_that_builds(weights: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
-    """The node, a client, and the file that ends the builder."""
-    onnx, end, log = write_artefact(folder / "other.onnx"), folder / "end", folder / "node.log"
+def node_that_builds(
+    weights: Path, folder: Path, shape: tuple[Dimension, ...] = ANY
+) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
+    """The node, a client, and the file that ends the builder; `shape`: frames that the engine takes."""
+    onnx, end, log = write_artefact(folder / "other.onnx", shape), folder / "end", folder / "node.log"
     words = [sys.executable, "-c", NODE, str(onnx), str(end), BUILDER, "--ros-args", "-p", f"weights:={weights}"]
     client = Client()
     with log.open("w") as stream, subprocess.Popen(words, stdout=stream, stderr=stream, text=True) as process:
@@ -170,6 +173,23 @@ def test_the_node_serves_while_it_builds_and_then_switches(ros: None, tiny_weigh
     assert "building tiny.onnx: 5 s (Timing tactics)" in log
     assert "from now on onnxruntime tiny fp32 on cpu" in log
     assert "no exported chain made of" in log  # the core's own line
+
+
+@pytest.mark.ros
+def test_an_engine_for_smaller_frames_than_the_cameras_is_not_used(
+    ros: None, tiny_weights: Path, tmp_path: Path
+) -> None:
+    image = np.zeros((48, 70, 3), np.uint8)
+    with node_that_builds(tiny_weights, tmp_path, (1, (2, 64), (2, 64), 3)) as (process, client, end):
+        assert client.answer(client.message(image)) is not None
+        end.write_text("")
+        client.diagnostics(lambda values: values["engine"] == "ready")
+        assert client.answer(client.message(image)) is not None
+        _, _, values = client.diagnostics(lambda values: True)
+        assert values["backend"] == "torch tiny"
+        assert stop_node(process) == 0
+    log = (tmp_path / "node.log").read_text()
+    assert "is not used: it takes frames up to 64x64, the camera's are 48x70" in log
 
 
 @pytest.mark.ros
