@@ -19,7 +19,8 @@ PACKAGES: dict[str, str | None] = {
     "jsonargparse": "mgcda commands",
     "lightning-fabric": "mgcda train",
     "rosbags": "recordings as source",
-    "onnx": "export",
+    "onnx": "export, building engines",
+    "onnxscript": "export",
     "onnxruntime": "ONNX backend",
     "tensorrt": "TensorRT backend",
     "tensorrt-rtx": "TensorRT-RTX backend",
@@ -37,6 +38,7 @@ def report() -> Iterator[str]:
     yield _line("device", "; ".join(_guarded(_devices)))
     for name, found in _backends():
         yield _line(name, found)
+    yield _line("backend auto", "; ".join(_guarded(_taken)))
     yield _line("ROS 2", _ros())
     for line in _guarded(_weights):
         yield _line("weights", line)
@@ -93,6 +95,16 @@ def _backend(name: str) -> Iterator[str]:
     yield lack(name) or "available"
 
 
+def _taken() -> Iterator[str]:
+    """What `auto` opens, by opening it: that a package is there does not say that it works."""
+    from mgcda_core.inference.backend import open_backend
+    from mgcda_core.weights.resolve import shipped_names
+
+    for name in shipped_names():
+        opened = open_backend(name)
+        yield f"takes {opened.name} on {opened.device} for {name}"
+
+
 def _ros() -> str:
     if importlib.util.find_spec("rclpy") is None:
         return "not found (only for the node: source /opt/ros/<distribution>/setup.bash)"
@@ -101,6 +113,7 @@ def _ros() -> str:
 
 
 def _weights() -> Iterator[str]:
+    from mgcda_core.inference.artefact import exported_chains
     from mgcda_core.weights.resolve import load_weights, shipped_names
 
     for name in shipped_names() or [None]:
@@ -111,5 +124,7 @@ def _weights() -> Iterator[str]:
             weights = load_weights(name)
             values = sum(tensor.numel() for tensor in weights.state.values()) / 1e6
             yield f"{name}, {values:.2f} M values, sha256 {weights.sha256[:12]}... as shipped"
+            chains = ", ".join(chain.path.name for chain in exported_chains(name))
+            yield f"exported chain beside {name}: {chains or 'none, so that only torch runs it (mgcda export)'}"
         except (ValueError, OSError) as error:
             yield f"{name}: error: {error}"

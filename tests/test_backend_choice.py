@@ -91,7 +91,7 @@ def test_a_chain_that_is_named(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"fixed.onnx is an exported chain, backend torch runs weights"):
         open_backend(chain, backend="torch")
     with pytest.raises(
-        ValueError, match=r"no backend can run .*fixed.onnx on device cuda: onnxruntime: .*; tensorrt: "
+        ValueError, match=r"no backend can run .*fixed.onnx on device cuda: tensorrt: .*; onnxruntime: "
     ):
         open_backend(chain, "cuda")
     engine = chain.with_name("fixed2.engine")

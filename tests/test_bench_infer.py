@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from torch import nn
 import mgcda_core
 from mgcda_core.bench import floors
 from mgcda_core.bench.floors import Limits, floors_ms, orin_estimates
-from mgcda_core.bench.infer import MEASURES, bench
+from mgcda_core.bench.infer import MEASURES, _limits, bench
 from mgcda_core.bench.infer_table import WIDTH
+from mgcda_core.bench.sides import Child, Side
 from mgcda_core.bench.stages import STAGES, Timeline, Work, count, count_work, profiled_session, watched
 from mgcda_core.bench.subject import Subject
 from mgcda_core.bench.train import network_gmac
@@ -113,6 +115,48 @@ def test_frames_may_come_as_ros_messages_or_in_batches(tiny_weights: Path) -> No
     assert times["chain"] and times["frame"] is times["message"] is None
 
 
+@pytest.mark.usefixtures("known_limits")
+def test_sides_of_the_same_name_go_by_their_weights(tmp_path: Path, mgcda: Run) -> None:
+    pytest.importorskip("onnxruntime")
+    a, b = (write_artefact(tmp_path / name / "lite-720x1280-fp32.onnx") for name in "ab")
+    code, printed, _ = mgcda("bench", "--weights", a, "--against", b, "--device", "cpu", "--size", "[64,96]",
+                             "--frames", 1, "--stages", "false", "--threads", 1)  # fmt: skip
+    assert code == 0
+    ratio = rf" {re.escape(str(b))} takes [\d.]+ times as long as {re.escape(str(a))} \(half of"
+    assert re.search(ratio, " ".join(printed.split()))
+    assert f"  weights   {a}\n" in printed and f"  weights   {b}\n" in printed
+
+
+@pytest.mark.parametrize(("threads", "cores"), [(0, 3), (2, 2)])
+def test_chain_and_limits_use_the_same_cores(threads: int, cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever OMP_NUM_THREADS says."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 5})
+    monkeypatch.setattr(floors, "measure", lambda *_: Limits("fp32", float(torch.get_num_threads()), 1.0))
+    side = Side("nowhere", "torch", "cpu", "fp32", (2, 2), 1, threads)
+    before = torch.get_num_threads()
+    try:
+        assert _limits(side, {"device": "cpu", "precision": "fp32"})["gflops"] == cores
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.setattr("mgcda_core.bench.sides._pin", lambda _: None)
+    with Child(side) as child:
+        environment = Path(f"/proc/{child._process.pid}/environ").read_bytes().split(b"\0")
+    assert f"OMP_NUM_THREADS={cores}".encode() in environment
+
+
+def test_a_batch_the_chain_was_not_made_for(mgcda: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    words = ("--device", "cpu", "--batch", 5, "--size", "[64,96]")
+    error = only_error(mgcda("bench", *words), code=2)
+    assert re.search(
+        r"batch is 5, .*\.onnx takes up to 1 at a time: give --backend torch, .*mgcda export --max_batch 5$", error
+    )
+    artefact = write_artefact(tmp_path / "x.onnx")
+    error = only_error(mgcda("bench", "--weights", artefact, *words), code=2)
+    assert error.endswith("x.onnx takes up to 4 at a time: export one with mgcda export --max_batch 5")
+
+
 def test_operations_are_those_counted_by_hand() -> None:
     conv = nn.Conv2d(3, 8, 3, stride=2, padding=1)
     flops, values, answer = count(lambda: conv(torch.zeros(2, 3, 16, 20)))
@@ -202,6 +246,7 @@ def test_limits_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = floors.measure(torch.device("cpu"), "fp32")
     assert limits.gflops and limits.gflops > 1 and limits.gbytes > 0.1
     assert floors.measure(torch.device("cpu"), "int8").gflops is None
+    assert floors.measure(torch.device("cpu"), "fp16").gflops is None
 
 
 @pytest.mark.parametrize(

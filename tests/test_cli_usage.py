@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -11,9 +13,11 @@ from pathlib import Path
 import cv2
 import pytest
 from command_line import Run, only_error
+from tiny_artefact import write_artefact
 
 from mgcda_core import cli, doctor
 from mgcda_core.inference import sources
+from mgcda_core.weights import resolve
 
 WRONG_USE = [
     (),
@@ -170,8 +174,32 @@ def test_every_command_explains_itself(mgcda: Run, name: str) -> None:
 def test_doctor_reports(mgcda: Run) -> None:
     code, text, _ = mgcda("doctor")
     assert code == 0
-    for word in ("torch", "opencv", "device", "backend torch", "ROS 2", "weights"):
+    for word in ("torch", "opencv", "onnxscript", "device", "backend torch", "ROS 2", "weights"):
         assert f"\n{word}" in text
+
+
+def test_doctor_says_what_auto_runs(
+    mgcda: Run, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr("mgcda_core.inference.availability.gpu_name", lambda device="auto": None)
+    monkeypatch.setattr(resolve, "__file__", str(tmp_path / "resolve.py"))
+    monkeypatch.setattr(resolve, "_SHIPPED", tmp_path)
+    shutil.copy(tiny_weights, tmp_path)
+    sha256 = resolve.checksum(tiny_weights)
+    (tmp_path / "tiny.json").write_text(json.dumps({"sha256": sha256}))
+    text = mgcda("doctor")[1]
+    assert re.search(r"^weights +exported chain beside tiny: none, so that only torch runs it", text, re.M)
+    assert re.search(r"^backend auto +takes torch tiny on cpu for tiny$", text, re.M)
+    write_artefact(tmp_path / "tiny-fp32.onnx", weights_sha256=sha256)
+    text = mgcda("doctor")[1]
+    assert re.search(r"^weights +exported chain beside tiny: tiny-fp32.onnx$", text, re.M)
+    assert re.search(r"^backend auto +takes onnxruntime tiny fp32 on cpu for tiny$", text, re.M)
+    (tmp_path / "tiny.safetensors").write_bytes(b"cut")
+    (tmp_path / "tiny-fp32.onnx").unlink()
+    code, text, _ = mgcda("doctor")
+    assert code == 0
+    assert re.search(r"^backend auto +error: .*tiny.safetensors has sha256", text, re.M)
 
 
 def test_the_module_runs_as_a_program(drive: Path, tiny_weights: Path) -> None:

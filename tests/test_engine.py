@@ -80,9 +80,12 @@ class OldTensorRT(SimpleNamespace):
 
     def __init__(self, plan: bytes | None) -> None:
         self.flags: list[str] = []
+        self.cleared: list[str] = []
         self.shapes: list[Any] = []
         profile = SimpleNamespace(set_shape=lambda name, *shapes: self.shapes.append((name, *shapes)))
-        config = SimpleNamespace(set_flag=self.flags.append, add_optimization_profile=lambda _: None)
+        config = SimpleNamespace(
+            set_flag=self.flags.append, clear_flag=self.cleared.append, add_optimization_profile=lambda _: None
+        )
 
         def build(network: str, config: Any) -> bytes | None:
             self.logger.log(1, "no kernel for /conv")
@@ -99,7 +102,7 @@ class OldTensorRT(SimpleNamespace):
             __name__="tensorrt", __version__="8.6.2", Builder=builder,
             ILogger=type("ILogger", (), {"Severity": SimpleNamespace(ERROR=1)}),
             NetworkDefinitionCreationFlag=SimpleNamespace(EXPLICIT_BATCH=0),
-            BuilderFlag=SimpleNamespace(FP16="fp16", INT8="int8"),
+            BuilderFlag=SimpleNamespace(FP16="fp16", INT8="int8", TF32="tf32"),
             OnnxParser=lambda network, logger: SimpleNamespace(parse=lambda data: network == "network 1"),
         )  # fmt: skip
 
@@ -113,8 +116,21 @@ def test_tensorrt_8_builds_by_flags(
     onnx = write_artefact(tmp_path / "tiny.onnx", ((1, 4), (64, 600), (96, 2048), 3), precision)
     made = build_engine(onnx, tmp_path / "tiny.engine", "tensorrt", gpu="Orin")
     assert (old.flags, made.precision, made.gpu) == (flags, precision, "Orin")
+    assert old.cleared == (["tf32"] if precision == "fp32" else [])
     assert (tmp_path / "tiny.engine").read_bytes() == b"plan"
     assert old.shapes == [("image", [1, 64, 96, 3], [1, 600, 1280, 3], [4, 600, 2048, 3])]
+
+
+@pytest.mark.parametrize(("precision", "cleared"), [("fp32", ["tf32"]), ("fp16", [])])
+def test_factors_of_fp32_are_not_rounded_to_tf32(
+    precision: Any, cleared: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = OldTensorRT(b"plan")
+    new.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=0)
+    new.BuilderFlag = SimpleNamespace(TF32="tf32")
+    monkeypatch.setitem(sys.modules, "tensorrt", new)  # type: ignore[arg-type]
+    build_engine(write_artefact(tmp_path / "x.onnx", precision=precision), tmp_path / "x.engine", "tensorrt")
+    assert (new.cleared, new.flags) == (cleared, [])
 
 
 def test_an_engine_for_several_sizes_reserves_memory_for_usual_ones_only(

@@ -14,7 +14,7 @@ from tiny_artefact import ANY, brightness, expected, write_artefact
 from mgcda_core.inference.backend import Backend
 from mgcda_core.inference.onnx_backend import OnnxBackend, Provider
 from mgcda_core.inference.predictor import Predictor
-from mgcda_core.inference.sidecar import ArtefactError, sidecar_path
+from mgcda_core.inference.sidecar import ArtefactError, Dimension, sidecar_path
 from mgcda_core.weights.resolve import checksum
 
 
@@ -76,6 +76,16 @@ def test_a_chain_for_one_size_refuses_others(tmp_path: Path) -> None:
     np.testing.assert_allclose(backend.run(noise(48, 64))[0], expected(noise(48, 64)), atol=1e-5)
     with pytest.raises(ValueError, match=r"48x64 pixels .* is 64x48: export one with --size 64 48"):
         backend.run(noise(64, 48))
+
+
+@pytest.mark.parametrize(("shape", "one_size"), [(ANY, False), ((1, 48, 64, 3), True)], ids=["several", "one"])
+def test_sessions_neither_spin_nor_keep_a_plan_of_every_size(
+    tmp_path: Path, shape: tuple[Dimension, ...], one_size: bool
+) -> None:
+    settings = OnnxBackend(write_artefact(tmp_path / "tiny.onnx", shape), threads=1)._session.get_session_options()
+    assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    assert settings.enable_mem_pattern is one_size
+    assert settings.intra_op_num_threads == 1
 
 
 def test_without_its_own_sidecar_nothing_is_opened(artefact: Path, tmp_path: Path) -> None:

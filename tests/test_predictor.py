@@ -31,11 +31,15 @@ class Brightness:
     device: str = "cpu"
     sha256: str = "0" * 64
     min_size: tuple[int, int] = (2, 2)
+    max_size: tuple[int, int] = (4096, 4096)
     config: SegmenterConfig = field(default_factory=lambda: SegmenterConfig(threshold=0.7))
     bias: float = 0.0
 
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         return (image[..., 0] / np.float32(63.75) - 2 + self.bias).astype(np.float32), None
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self.run(images)  # the colours are the last axis either way
 
 
 def test_prediction_carries_threshold_and_time() -> None:

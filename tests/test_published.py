@@ -72,6 +72,14 @@ def test_the_answer_is_ours(published: PublishedChain, ours: TorchBackend, size:
         assert (classes != our_classes).mean() < 1e-3
 
 
+def test_a_batch_is_its_frames(published: PublishedChain) -> None:
+    images = np.stack([photo(64, 128), photo(64, 128)[::-1]])
+    logits, classes = published.run_batch(images)
+    for number, image in enumerate(images):
+        np.testing.assert_allclose(logits[number], published.run(image)[0], atol=1e-5)
+        np.testing.assert_array_equal(classes[number], published.run(image)[1])
+
+
 def test_every_picture_between_the_networks_is_ours(published: PublishedChain, ours: TorchBackend) -> None:
     image = photo(96, 160)
     with torch.no_grad():

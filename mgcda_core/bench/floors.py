@@ -17,6 +17,8 @@ from mgcda_core.bench.stages import Work, event_on, seconds_between
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_EMULATED = ("cpu", "fp16")
+"""Most CPUs do not compute in fp16, and PyTorch then takes minutes for one product."""
 _REPEATS = 5
 _SIDE = {"cpu": 2048, "cuda": 8192}
 """Rows and columns of the multiplied matrices."""
@@ -29,7 +31,7 @@ class Limits:
 
     precision: str
     gflops: float | None
-    """Peak of matrix products and convolutions in `precision`; None where PyTorch has none (int8)."""
+    """Peak of matrix products and convolutions; None where PyTorch has none (int8) or emulates it (fp16 on a CPU)."""
     gbytes: float
     """Read and written a second, 10**9 bytes."""
 
@@ -59,7 +61,7 @@ def measure(device: torch.device, precision: str) -> Limits:
     """Peak and bandwidth of `device`, the best of a few tries of a second or less."""
     with torch.inference_mode():
         peak = None
-        if precision in _TYPES:
+        if precision in _TYPES and (device.type, precision) != _EMULATED:
             peak = max(_matrix_product(device, _TYPES[precision]), _convolution(device, _TYPES[precision])) / 1e9
         source = torch.ones(_COPIED // 4, device=device)
         target = torch.empty_like(source)

@@ -149,8 +149,7 @@ def _limits(side: Side, about: dict[str, Any]) -> dict[str, float | None]:
 
     from mgcda_core.bench.floors import measure
 
-    if side.threads:
-        torch.set_num_threads(side.threads)
+    torch.set_num_threads(side.cores)
     found = measure(torch.device(about["device"].split()[0]), about["precision"])
     return {"gflops": found.gflops, "gbytes": found.gbytes}
 
@@ -221,8 +220,7 @@ def _orin(side: Side, about: dict[str, Any]) -> list[dict[str, float | str]]:
 
 
 def _heading(side: Side, frames: int, repeats: int, warm_up: int) -> dict[str, Any]:
-    machine = {"cpu": _cpu(), "cores": side.threads or len(os.sched_getaffinity(0)), "system": platform.platform(),
-               "load": os.getloadavg()[0]}  # fmt: skip
+    machine = {"cpu": _cpu(), "cores": side.cores, "system": platform.platform(), "load": os.getloadavg()[0]}
     versions = {name: found for name in PACKAGES if (found := _version(name))}
     return {
         "command": shlex.join(["mgcda", *sys.argv[1:]]),

@@ -42,6 +42,7 @@ def _side(side: dict[str, Any], batch: int) -> Iterator[str]:
             yield f"  {label:<56}" + "".join(f"{times[f'p{p}']:10.1f}" for p in (50, 95, 99))
     rates = ", ".join(f"{rate:.3g}" for rate in side["frames_per_s"])
     yield from _item("frames/s", f"{rates}; best {side['best_frames_per_s']:.3g}")
+    yield from _item("weights", side["weights"])
     yield from _item("memory", _memory(side["memory_mb"]))
     if side["floors"] is None:
         return
@@ -62,7 +63,14 @@ def _named(side: dict[str, Any]) -> str:
 
 
 def _item(name: str, text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=f"  {name:<10}", subsequent_indent=" " * 12)
+    return _wrapped(text, f"  {name:<10}", " " * 12)
+
+
+def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
+    """Lines of at most WIDTH, but a path stays whole."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
 
 
 def _memory(memory: dict[str, float | None]) -> str:
@@ -101,11 +109,13 @@ def _stages(side: dict[str, Any]) -> Iterator[str]:
 
 def _ratio(figures: dict[str, Any]) -> list[str]:
     ours, theirs = map(_named, figures["sides"])
+    if ours == theirs:
+        ours, theirs = (side["weights"] for side in figures["sides"])
     time, cpu = figures["ratio"]["chain"], figures["ratio"]["cpu"]
-    return textwrap.wrap(
+    return _wrapped(
         f"{theirs} takes {time['median']:.2f} times as long as {ours} (half of the turns: {time['low']:.2f} to "
-        f"{time['high']:.2f}) and {cpu['median']:.2f} times the CPU time ({cpu['low']:.2f} to {cpu['high']:.2f})", WIDTH
-    )  # fmt: skip
+        f"{time['high']:.2f}) and {cpu['median']:.2f} times the CPU time ({cpu['low']:.2f} to {cpu['high']:.2f})"
+    )
 
 
 def _orin(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mgcda_core.config import ConfigError, DissimilarityConfig, SegmenterConfig
-from mgcda_core.inference.encodings import MIN_SIDE
+from mgcda_core.inference.encodings import MAX_SIDE, MIN_SIDE
 from mgcda_core.inference.torch_backend import pick_device
 from mgcda_core.labels import NUM_LABEL_IDS, TRAIN_TO_LABEL_ID
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
@@ -45,7 +45,7 @@ class PublishedChain:
                 f"{weights.name} is no chain of the published kind (scaling reference, perceptual vgg19, its comparing "
                 "network): take random:reference or imported weights to measure against published"
             )
-        self.min_size = (MIN_SIDE, MIN_SIDE)
+        self.min_size, self.max_size = (MIN_SIDE, MIN_SIDE), (MAX_SIDE, MAX_SIDE)
         self.name = f"published {weights.name}"
         self.config: SegmenterConfig = config
         self.sha256 = weights.sha256
@@ -70,6 +70,11 @@ class PublishedChain:
         perceptual = self.difference(photo, synthesis)
         score = self.compare(photo, synthesis, labels, (entropy, perceptual, distance))
         return self.enlarge(score, labels, (image.shape[0], image.shape[1]))
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [B, H, W, 3] RGB -> (logits float32 [B, H, W], train ids uint8 [B, H, W]): one after the other."""
+        logits, train_ids = zip(*map(self.run, images), strict=True)
+        return np.stack(logits), np.stack(train_ids)
 
     def resize(self, image: np.ndarray) -> Image.Image:
         """The photo at the segmentation's working size."""

@@ -43,6 +43,11 @@ class Side:
     checkout: str = ""
     """Folder of another checkout whose package runs it; empty for this one."""
 
+    @property
+    def cores(self) -> int:
+        """CPU cores of its chain and of the machine's limits beside it, whatever OMP_NUM_THREADS says."""
+        return self.threads or len(os.sched_getaffinity(0))
+
 
 class Child:
     """A process that holds the chain of a `Side`; ends with the `with` block.
@@ -55,12 +60,12 @@ class Child:
         root = Path(side.checkout or Path(mgcda_core.__file__).parents[1]).resolve()
         program = ["-c", Path(answering.__file__).read_text()] if side.checkout else ["-m", answering.__name__]
         path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))  # ROS 2 lies on it
-        threads = {"OMP_NUM_THREADS": str(side.threads)} if side.threads else {}
         # A relative path of weights is the parent's.
         weights = str(Path(side.weights).resolve()) if Path(side.weights).exists() else side.weights
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by __exit__)
         self._process = subprocess.Popen(
-            [sys.executable, *program], cwd=root, env={**os.environ, **threads, "PYTHONPATH": path}, text=True,
+            [sys.executable, *program], cwd=root, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(side.cores), "PYTHONPATH": path},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, preexec_fn=lambda: _pin(side.threads),
         )  # fmt: skip
         self._send(json.dumps({**asdict(side), "weights": weights}))

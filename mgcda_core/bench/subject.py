@@ -16,6 +16,7 @@ from mgcda_core.bench.answering import DIFFERENT_FRAMES, made_frames
 from mgcda_core.bench.sides import PUBLISHED, RANDOM
 from mgcda_core.config import PROFILES, ConfigError
 from mgcda_core.inference import encodings
+from mgcda_core.inference.artefact import ExportedBackend, bounds, is_exported
 from mgcda_core.inference.backend import Backend, open_backend
 from mgcda_core.inference.onnx_backend import OnnxBackend
 from mgcda_core.inference.predictor import Predictor
@@ -35,8 +36,7 @@ class Subject:
         if not self._in_torch() and self._precision != "fp32":
             raise ConfigError(f"precision {self._precision} is PyTorch's autocast; {self._backend.name} has its own: "
                               "leave --precision out, or give --backend torch")  # fmt: skip
-        if self._batch > 1 and not hasattr(self._backend, "run_batch"):
-            raise ConfigError(f"{self._backend.name} takes one frame at a time: leave --batch out")
+        _check_batch(self._backend, self._batch, side["weights"])
         self._predictor = Predictor(self._backend)
         self._frames, self._count = made_frames(tuple(side["size"])), 0
         self._messages: list[Any] | None = None
@@ -106,7 +106,7 @@ class Subject:
     def _run_batch(self) -> dict[str, float | None]:
         images = np.stack([self._frames[k % DIFFERENT_FRAMES] for k in range(self._batch)])
         started = time.perf_counter()
-        cast("Any", self._backend).run_batch(images)
+        self._backend.run_batch(images)
         return {"chain": time.perf_counter() - started, "frame": None, "message": None}
 
     def _clock(self) -> Timeline | None:
@@ -176,6 +176,14 @@ def random_weights(profile: str) -> Weights:
     torch.manual_seed(0)
     state = AnomalySegmenter(PROFILES[profile]).state_dict()
     return Weights(state, PROFILES[profile], f"random {profile}", "", Path(f"{RANDOM}{profile}"), {})
+
+
+def _check_batch(backend: Backend, batch: int, weights: str) -> None:
+    if not isinstance(backend, ExportedBackend) or batch <= (most := bounds(backend.sidecar.input.shape[0])[1]):
+        return
+    remedy = "" if is_exported(weights) else "give --backend torch, which takes any number, or "
+    raise ConfigError(f"batch is {batch}, {backend.artefact} takes up to {most} at a time: {remedy}export one with "
+                      f"mgcda export --max_batch {batch}")  # fmt: skip
 
 
 def _to_rgb() -> Any:

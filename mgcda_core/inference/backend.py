@@ -126,8 +126,9 @@ def _best(weights: str | Path, chains: list[Chain], device: str, threads: int) -
         order.insert(3 if gpu_name(device) else 4, "torch")
     elif chains[0].sidecar.format != "onnx":
         order = [chains[0].sidecar.format]
-    skipped = []
+    skipped: list[str] = []
     for name in order:
+        place = len(skipped)
         try:
             if (reason := lack(name, device) or _unready(name, weights, chains, device)) is None:
                 opened = _open(name, weights, chains, device, threads)
@@ -136,10 +137,10 @@ def _best(weights: str | Path, chains: list[Chain], device: str, threads: int) -
         except (ValueError, OSError, RuntimeError) as error:
             if name == "torch":  # then something is wrong with the weights themselves
                 raise
-            reason = str(error)
+            reason, place = str(error), 0  # it can run here: what it says of the file comes first
         log.info("backend %s skipped: %s", name, reason)
-        skipped.append(f"{name}: {reason}")
-    raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(reversed(skipped))}")
+        skipped.insert(place, f"{name}: {reason}")
+    raise ValueError(f"no backend can run {weights} on device {device}: {'; '.join(skipped)}")
 
 
 def _open(name: str, weights: str | Path, chains: list[Chain], device: str, threads: int) -> Backend:

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 MIN_SIDE = 2
-MAX_SIDE = 1 << 15
 """Smallest height and width in pixels that is a frame: 0x0 and 1x1 are what a driver sends when it has none."""
+MAX_SIDE = 1 << 15
+"""Largest height and width in pixels that an artefact may be made for."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,9 @@ def _strongly_typed(trt: Any, builder: Any, precision: Precision) -> tuple[Any, 
 def _weakly_typed(trt: Any, builder: Any, precision: Precision) -> tuple[Any, Any]:
     """TensorRT 8.6 (JetPack 6.0): float32, and the types that the flags allow; not run here, where it cannot be had."""
     config = builder.create_builder_config()
-    if precision != "fp32":
+    if precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)
+    else:
         config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)

@@ -80,8 +80,8 @@ def load_weights(name_or_path: str | Path) -> Weights:
 
 
 def shipped_names() -> list[str]:
-    """Names of the weights that come with the package, sorted; an exported graph beside them is none."""
-    return sorted(path.stem for path in _SHIPPED.glob("*.json") if not path.with_suffix(".onnx").exists())
+    """Names of the weights that come with the package, sorted; an exported chain or engine beside them is none."""
+    return sorted(path.stem for path in _SHIPPED.glob("*.safetensors"))
 
 
 def save_weights(
@@ -136,8 +136,6 @@ def _read(path: Path, expected: str | None) -> Weights:
     import torch
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}; install the package again")
     _refuse_pickle(path)
     found = checksum(path)
     if expected is not None and found != expected:
@@ -185,7 +183,7 @@ def _shipped_checksum(name: str) -> str:
     path = _SHIPPED / f"{name}.json"
     try:
         value = json.loads(path.read_text())["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} has no readable 'sha256' field; install the package again") from error
     return _hex64(str(value), str(path))
 

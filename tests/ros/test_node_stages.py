@@ -132,9 +132,14 @@ def resident_mb(process: subprocess.Popen[str]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def test_memory_of_the_node_is_flat_over_500_frames(ros: None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exported", [True, pytest.param(False, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+                         ids=["eight nodes", "real chain"])  # fmt: skip
+def test_memory_of_the_node_is_flat_over_500_frames(
+    ros: None, tiny_weights: Path, tmp_path: Path, exported: bool
+) -> None:
     """From the message to hazards, score and overlay; one answer kept of each frame would make it grow by 110 MB."""
-    arguments = ["--ros-args", "-p", f"weights:={write_artefact(tmp_path / 'tiny.onnx')}", "-p", "device:=cpu"]
+    weights = write_artefact(tmp_path / "tiny.onnx") if exported else tiny_weights
+    arguments = ["--ros-args", "-p", f"weights:={weights}", "-p", "device:=cpu"]
     with node_and_client(arguments, tmp_path) as (process, client, _):
         for output in ("score", "overlay"):
             client.listen(output, Image)
