@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -56,7 +56,8 @@ def command_arguments(
         skip.add(argument)
     parser.add_function_arguments(function, as_positional=False, skip=skip)
     switches = {f"--{argument}" for argument, kind in kinds.items() if kind is bool}
-    return parser.instantiate(parser.parse_args(_switched_on(words, switches))).as_dict()
+    pairs = {f"--{argument}" for argument, kind in kinds.items() if tuple[int, int] in (kind, *get_args(kind))}
+    return parser.instantiate(parser.parse_args(_paired(_switched_on(words, switches), pairs))).as_dict()
 
 
 def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
@@ -66,6 +67,17 @@ def _switched_on(words: Sequence[str], switches: set[str]) -> list[str]:
         out.append(word)
         if word in switches and following not in ("true", "false"):
             out.append("true")
+    return out
+
+
+def _paired(words: Sequence[str], pairs: set[str]) -> list[str]:
+    """The words with `--size 720 1280` spelt out as `--size [720,1280]`, which is the parser's only spelling."""
+    out, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        out.append(word)
+        if word in pairs and len(rest) > 1 and rest[0].isdecimal() and rest[1].isdecimal():
+            out.append(f"[{rest.pop(0)},{rest.pop(0)}]")
     return out
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

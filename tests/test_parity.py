@@ -21,15 +21,23 @@ LEAST, LARGEST = (2, 2), (100, 100)
 class Answers:
     """A backend that gives the logits and classes it was made with."""
 
-    device, sha256, config, min_size = "cpu", "", SegmenterConfig(), (2, 2)
+    device, sha256, config = "cpu", "", SegmenterConfig()
+    min_size, max_size = (2, 2), (100, 100)
 
     def __init__(self, score: list[float], classes: list[int], given: list[float] | None = None) -> None:
         self.name = "answers"
         self.answer = _logits(score), np.array([classes], np.uint8)
         self.given = None if given is None else _logits(given)
 
+        self.batches: list[int] = []
+
     def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.answer
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.batches.append(len(images))
+        logits, classes = (np.stack([answer] * len(images)) for answer in self.answer)
+        return logits, classes
 
     def logits_given(self, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
         assert self.given is not None, "all classes are the same: there is no need to ask"
@@ -87,6 +95,7 @@ def test_no_frame_and_no_number_are_errors() -> None:
         ("fp16", 3e-2, 6e-3, 0.6, 3),
         ("int8", 0.5, 0.1, 0.9, 0),
         ("int8", 0.5, 0.1, -1.1, 1),
+        ("int8", float("nan"), 0.1, 0.0, 1),
         ("fp16", float("nan"), 0.0, None, 1),
     ],
 )
@@ -95,6 +104,20 @@ def test_the_tolerances(
 ) -> None:
     parity = Parity(1, 1.0, 0.0, difference, changed, None, None if ap_change is None else 50.0, ap_change)
     assert len(parity.faults(precision)) == faults
+
+
+def test_without_labels_the_mean_holds_int8() -> None:
+    assert not Parity(1, 0.4, 0.019, 0.4, 0.1, 0.9, None, None).faults("int8")
+    assert Parity(1, 0.4, 0.021, 0.4, 0.1, 0.9, None, None).faults("int8") == [
+        "scores differ by 0.021 in the mean, allowed 0.02"
+    ]
+
+
+def test_the_exported_chain_runs_on_as_many_frames_at_a_time_as_it_takes() -> None:
+    calm = Answers([0.1, 0.1, 0.2, 0.1], [0, 0, 0, 0])
+    wider = CheckFrame(np.zeros((1, 5, 3), np.uint8), None)
+    assert measure(calm, calm, iter([*_frames(None, 7), wider]), 0.5, batch=4).frames == 8
+    assert calm.batches == [4, 3, 1]
 
 
 def test_the_published_arithmetic_is_allowed_one_of_its_steps() -> None:

@@ -43,8 +43,6 @@ _PUBLISHED = (("resize", "resize"), ("segment", "segmentation"), ("uncertainty",
               ("synthesise", "synthesis"), ("difference", "perceptual"), ("compare", "dissimilarity"),
               ("enlarge", "upsample"))  # fmt: skip
 _PRODUCTS = (torch.ops.aten.convolution, torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm)
-_NETWORKS = {"segmentation": "segmentation", "generator": "synthesis", "style_encoder": "synthesis",
-             "perceptual": "perceptual", "dissimilarity": "dissimilarity", "mean": None, "std": None}  # fmt: skip
 _WARM_UP, _PROFILED = 2, 5
 
 
@@ -215,13 +213,10 @@ def _node_stages(artefact: Path) -> dict[str, str]:
     """Stage of each node by its name, and by its output's, which convolutions are called after in blocked layout."""
     import onnx
 
-    nodes = onnx.load(str(artefact), load_external_data=False).graph.node
-    own = [
-        next((_NETWORKS[p[1]] for i in n.input if (p := i.split("."))[0] == "chain" and p[1:2]), None) for n in nodes
-    ]
-    if "synthesis" in own:  # the segmentation network's second pass compares image and re-synthesis
-        first = own.index("synthesis")
-        own[first:] = ["perceptual" if stage == "segmentation" else stage for stage in own[first:]]
+    from mgcda_core.export.onnx import node_networks
+
+    graph = onnx.load(str(artefact), load_external_data=False).graph
+    nodes, own = graph.node, node_networks(graph)
     after: list[str | None] = [None] * len(own)
     for k in reversed(range(len(own) - 1)):
         after[k] = own[k + 1] or after[k + 1]

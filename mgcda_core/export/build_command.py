@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 from mgcda_core.config import ConfigError
+from mgcda_core.export.command import gpu_of_engine, tell
 from mgcda_core.inference.availability import check_device, gpu_name, lack
 from mgcda_core.inference.engine import EngineError, Library, build_engine
 from mgcda_core.inference.engine_cache import find_engine
@@ -27,22 +27,16 @@ def build_engine_command(
     if out is not None and out.suffix != ".engine":
         raise ConfigError(f"out is {out}; it must end in .engine")
     check_device(device)
-    gpu = gpu_name(device)
-    if gpu is None and (out is None or library == "tensorrt"):
-        remedy = "" if library == "tensorrt" else "; with --out a file is built, for any GPU TensorRT-RTX supports"
-        raise EngineError(f"there is no GPU to build for: {lack(library, device)}{remedy}")
     start = time.monotonic()
     if out is None:
-        engine = find_engine(artefact, library, gpu or "")
+        gpu = gpu_name(device)
+        if gpu is None:
+            remedy = "" if library == "tensorrt" else "; with --out a file is built, for any GPU TensorRT-RTX supports"
+            raise EngineError(f"there is no GPU to build for: {lack(library, device)}{remedy}")
+        engine = find_engine(artefact, library, gpu)
         engine.forget_refusal()
-        path = engine.get(_tell)
+        path = engine.get(tell)
     else:
-        path = out
-        bound_to = gpu if library == "tensorrt" else None  # TensorRT-RTX builds for every GPU it supports
-        write_sidecar(out, build_engine(artefact, out, library, _tell, bound_to))
+        path, gpu = out, gpu_of_engine(library, device)
+        write_sidecar(out, build_engine(artefact, out, library, tell, gpu))
     print(f"build-engine: {path} gpu={gpu} seconds={time.monotonic() - start:.0f} (built, not executed)")
-
-
-def _tell(line: str) -> None:
-    """Flushed: the ROS node reads it while the engine is built."""
-    print(line, file=sys.stderr, flush=True)

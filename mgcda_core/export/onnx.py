@@ -22,11 +22,15 @@ from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
 OPSET = 18
 """The exporter's own operator set; a later one is converted from it and no runtime needs it."""
 IMAGE = "image"
+NETWORKS = ("segmentation", "synthesis", "perceptual", "dissimilarity")
+_PARTS = {"segmentation": "segmentation", "generator": "synthesis", "style_encoder": "synthesis",
+          "perceptual": "perceptual", "dissimilarity": "dissimilarity"}  # fmt: skip
 _LARGEST_CONSTANT = 1 << 24  # numbers that are computed ahead: weights that are reordered or scaled
 
 
@@ -42,6 +46,12 @@ class Frames:
     def shape(self) -> tuple[Dimension, ...]:
         """Batch, height, width, 3."""
         return self.batch, self.height, self.width, 3
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The smallest and the largest frame, (height, width)."""
+        height, width = bounds(self.height), bounds(self.width)
+        return (height[0], width[0]), (height[1], width[1])
 
     @property
     def dynamic_size(self) -> bool:
@@ -91,6 +101,18 @@ def build_graph(weights: Weights, frames: Frames, fold_batch_norm: bool = True) 
         )  # fmt: skip
     assert made is not None
     return _tidied(made.model, fold_batch_norm)
+
+
+def node_networks(graph: onnx.GraphProto) -> list[str | None]:
+    """Of every node of an exported graph the one of `NETWORKS` whose weights it reads; None if it reads none."""
+    read = [
+        next((_PARTS[p[1]] for name in node.input if (p := name.split("."))[0] == "chain" and p[1] in _PARTS), None)
+        for node in graph.node
+    ]
+    if "synthesis" in read:  # the segmentation network's second pass compares image and re-synthesis
+        first = read.index("synthesis")
+        read[first:] = ["perceptual" if network == "segmentation" else network for network in read[first:]]
+    return read
 
 
 def _inside(dimension: Dimension) -> int:

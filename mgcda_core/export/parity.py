@@ -4,12 +4,17 @@ The chain takes the likeliest class of every pixel. Where two are equally likely
 the other one, and the score around that pixel moves by hundredths, whatever the precision: that is no arithmetic error,
 and no tolerance of arithmetic can hold it. So two things are bounded: the share of pixels whose class changes, and the
 difference of the score to PyTorch's when that is given the same classes. AP is compared as the answers come.
+
+int8 moves single pixels and classes whatever one does: there the mean difference and AP alone are bounded, and the
+share of the mask that stays, `mask_iou`, is reported.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -24,13 +29,15 @@ from mgcda_core.inference.sources import open_source
 from mgcda_core.models.uncertainty import Scaling
 from mgcda_core.prediction import Prediction
 
-MAX_SCORE_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1.0}
-"""Of one pixel's score, the classes being the same. int8 is judged by AP alone: single pixels do move."""
+MAX_SCORE_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": math.inf}
+"""Of one pixel's score, the classes being the same; in int8 single pixels do move, no useful bound holds them."""
 EIGHT_BIT_STEP = 1 / 255
 """Allowed at least with reference scaling: the published arithmetic truncates images and maps to such steps, and which
 one a value just at a step takes is chance again."""
-MAX_CLASSES_CHANGED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "int8": 1.0}
-"""Share of the pixels; lite has 0 in fp32 and 5e-4 in fp16 (road-anomaly21, 10 frames)."""
+MAX_CLASSES_CHANGED: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-3, "int8": math.inf}
+"""Share of the pixels; lite has 0 in fp32 and 3.0e-4 in fp16 (road-anomaly21, 10 frames)."""
+MAX_MEAN_DIFFERENCE = 2e-2
+"""Of the score, over all pixels: what holds int8 where there are no labels."""
 MAX_AP_CHANGE: dict[Precision, float] = {"fp32": 0.5, "fp16": 0.5, "int8": 1.0}
 """In points (percent), up or down."""
 
@@ -91,6 +98,10 @@ class Parity:
             found.append(
                 f"a score differs by {self.max_difference_same_classes:.2g} (same classes), allowed {allowed:.2g}"
             )
+        if not self.mean_score_difference <= MAX_MEAN_DIFFERENCE:
+            found.append(
+                f"scores differ by {self.mean_score_difference:.2g} in the mean, allowed {MAX_MEAN_DIFFERENCE:g}"
+            )
         if not self.classes_changed <= MAX_CLASSES_CHANGED[precision]:
             found.append(
                 f"{self.classes_changed:.2g} of all pixels change class, allowed {MAX_CLASSES_CHANGED[precision]:g}"
@@ -120,20 +131,32 @@ def read_check_frames(
     else:
         pairs = ((frame.image, None) for frame in open_source(source))
     for image, label in pairs:
-        height, width = (int(np.clip(side, *limits)) for side, limits in zip(image.shape, zip(least, largest)))  # noqa: B905
-        if (height, width) != image.shape[:2]:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            label = None if label is None else cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        yield CheckFrame(image, label)
+        yield CheckFrame(
+            fitted(image, least, largest, cv2.INTER_AREA),
+            None if label is None else fitted(label, least, largest, cv2.INTER_NEAREST_EXACT),
+        )
 
 
-def measure(exported: Backend, reference: Reference, frames: Iterator[CheckFrame], threshold: float) -> Parity:
-    """Run both on every frame. Raises ValueError without frames, ParityError for logits that are not finite."""
+def fitted(pixels: np.ndarray, least: tuple[int, int], largest: tuple[int, int], interpolation: int) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] brought to the nearest size (height, width) from `least` to `largest`."""
+    height, width = (int(np.clip(side, *limits)) for side, limits in zip(pixels.shape, zip(least, largest)))  # noqa: B905
+    if (height, width) == pixels.shape[:2]:
+        return pixels
+    return cv2.resize(pixels, (width, height), interpolation=interpolation)
+
+
+def measure(
+    exported: Backend, reference: Reference, frames: Iterator[CheckFrame], threshold: float, batch: int = 1
+) -> Parity:
+    """Run both on every frame, the exported chain on up to `batch` of one size at a time.
+
+    Raises ValueError without frames, ParityError for logits that are not finite.
+    """
     count = pixels = changed = either = both = 0
     largest = total = same_classes = 0.0
     metrics = PixelMetrics(), PixelMetrics()
-    for frame in frames:
-        (logits, classes), (true_logits, true_classes) = exported.run(frame.image), reference.run(frame.image)
+    for frame, logits, classes in _answers(exported, frames, batch):
+        true_logits, true_classes = reference.run(frame.image)
         if classes is None or not np.isfinite(logits).all():
             raise ParityError(f"{exported.name} gives logits that are not finite, or no classes: nothing is written")
         made, true = Prediction(logits, threshold), Prediction(true_logits, threshold)
@@ -162,3 +185,14 @@ def measure(exported: Backend, reference: Reference, frames: Iterator[CheckFrame
         ap=true_ap if known else None,
         ap_change=ap - true_ap if known else None,
     )
+
+
+def _answers(
+    exported: Backend, frames: Iterator[CheckFrame], batch: int
+) -> Iterator[tuple[CheckFrame, np.ndarray, np.ndarray | None]]:
+    """Every frame with its logits and classes."""
+    for _, alike in groupby(frames, key=lambda frame: frame.image.shape):
+        while together := list(islice(alike, batch)):
+            logits, classes = exported.run_batch(np.stack([frame.image for frame in together]))
+            for number, frame in enumerate(together):
+                yield frame, logits[number], None if classes is None else classes[number]
