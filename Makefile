@@ -13,13 +13,14 @@ WEIGHTS ?= lite
 OUT ?= out/demo
 MGCDA_SHARED ?= ../shared
 
-.PHONY: help demo test test-data lint clean venv
+.PHONY: help demo test test-long test-data lint clean venv
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo       draw a drive, run the real node on it over DDS, judge it: $(OUT)/"
 	@echo "make demo SOURCE=path [RATE=15]   the same for images, a video or a bag"
 	@echo "make test       lint and all tests that need nothing outside this clone"
+	@echo "make test-long  those of them that take a minute each, which make test leaves out"
 	@echo "make test-data  the tests on the data sets in $(MGCDA_SHARED)"
 	@echo "make lint       ruff, pyright, import-linter"
 	@echo "make clean      remove what these commands made, .venv included"
@@ -46,7 +47,10 @@ demo: $(STAMP)
 	@echo "report: $(OUT)/report.html (open it in a browser), video: $(OUT)/overlay.mp4"
 
 test: lint
-	$(BIN)/python -m pytest -m "not data" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not data and not long" $(PYTEST_ARGS)
+
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 test-data: $(STAMP)
 	MGCDA_SHARED="$(MGCDA_SHARED)" $(BIN)/python -m pytest -m data $(PYTEST_ARGS)

@@ -58,7 +58,7 @@ def test_it_answers_as_pytorch_at_odd_sizes(size: tuple[int, int]) -> None:
     assert not parity.faults("fp32")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_memory_is_flat_over_500_frames_of_ten_sizes() -> None:
     """One answer kept of each frame would make it grow by 210 MB."""

@@ -41,7 +41,7 @@ def test_compile_is_given_the_whole_chain(
     np.testing.assert_array_equal(compiled.run(frames[0])[0], eager.run(frames[0])[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(lack("torch-compile", "cpu") is not None, reason="torch.compile needs a C++ compiler")
 def test_compiled_it_answers_as_eager(weights: Weights, frames: list[np.ndarray]) -> None:

@@ -132,7 +132,7 @@ def resident_mb(process: subprocess.Popen[str]) -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-@pytest.mark.parametrize("exported", [True, pytest.param(False, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+@pytest.mark.parametrize("exported", [True, pytest.param(False, marks=[pytest.mark.long, pytest.mark.timeout(400)])],
                          ids=["eight nodes", "real chain"])  # fmt: skip
 def test_memory_of_the_node_is_flat_over_500_frames(
     ros: None, tiny_weights: Path, tmp_path: Path, exported: bool
