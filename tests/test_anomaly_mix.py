@@ -1,4 +1,4 @@
-"""AnomalyMix composites, their replay and the augmentation that follows them."""
+"""AnomalyMix composites and their replay; their seams: test_blend, what follows them: test_augment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 import pytest
+from composite_case import SCENE, ball
 
-from mgcda_core.config import AnomalyMixConfig, AugmentConfig, ConfigError
-from mgcda_core.data import anomaly_mix, augment, blend
+from mgcda_core.config import AnomalyMixConfig, ConfigError
+from mgcda_core.data import anomaly_mix
 from mgcda_core.data.anomaly_mix import Composite, Paste, compose, replay
 from mgcda_core.data.cutouts import Cutout
 from mgcda_core.data.sample import DataError
 
 Seam = Literal["none", "feather", "poisson"]
 SEAMS: tuple[Seam, ...] = get_args(Seam)
-SCENE = np.random.default_rng(0).integers(60, 140, (80, 160, 3)).astype(np.uint8)
 PUBLISHED = AnomalyMixConfig(
     group=True,
     p_mix=0.0908,
@@ -40,15 +40,6 @@ def train_ids() -> np.ndarray:
     ids[40:] = 0
     ids[:, :8] = 255
     return ids
-
-
-def ball(name: str = "ball", radius: int = 12, top: int = 0, left: int = 0, picture: str = "p") -> Cutout:
-    """A textured disc on a plain background of its own."""
-    yy, xx = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    solid = yy**2 + xx**2 <= radius**2
-    rng = np.random.default_rng(radius)
-    colour = np.where(solid[..., None], rng.integers(150, 250, (*solid.shape, 3)), 200).astype(np.uint8)
-    return Cutout(np.dstack([colour, solid.astype(np.uint8) * 255]), name, picture, top, left)
 
 
 def draw(config: AnomalyMixConfig, seed: int, *objects: Cutout, known: tuple[Cutout, ...] = ()) -> Composite:
@@ -131,49 +122,6 @@ def test_feather_softens_the_outline() -> None:
     assert rows[1][15] == 255
 
 
-def exact_poisson(image: np.ndarray, cutout: np.ndarray, top: int, left: int) -> np.ndarray:
-    """One channel of a hard-cut object, by a dense solve of Perez et al., eq. 7, pixel by pixel."""
-    source, solid = cutout[..., 0].astype(float), cutout[..., 3] > 127
-    height, width = solid.shape
-    unknown = {(int(y), int(x)): n for n, (y, x) in enumerate(np.argwhere(solid))}
-    matrix, right = np.zeros((len(unknown),) * 2), np.zeros(len(unknown))
-    for (y, x), row in unknown.items():
-        for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-            if not (0 <= top + v < image.shape[0] and 0 <= left + u < image.shape[1]):
-                continue
-            beyond = source[min(max(v, 0), height - 1), min(max(u, 0), width - 1)]
-            matrix[row, row] += 1
-            right[row] += source[y, x] - beyond
-            if (v, u) in unknown:
-                matrix[row, unknown[v, u]] -= 1
-            else:
-                right[row] += image[top + v, left + u, 0]
-    result = image[..., 0].astype(float)
-    window = result[top : top + height, left : left + width]
-    window[solid] = np.clip(np.linalg.solve(matrix, right), 0, 255)
-    return result
-
-
-@pytest.mark.parametrize("corner", [(20, 50), (0, 0), (55, 135), (0, 70)])
-def test_poisson_solves_its_equation(corner: tuple[int, int]) -> None:
-    """Amid the frame and at its borders, where a pixel has fewer neighbours, to 1.5 grey levels."""
-    scene = cv2.GaussianBlur(SCENE, (0, 0), 4) // 2 + np.arange(160, dtype=np.uint8)[None, :, None] // 2
-    rgba = ball(radius=12).rgba
-    image = scene.copy()
-    blend.blend(image, rgba[..., :3], rgba[..., 3], corner, "poisson", 0.0)
-    assert np.abs(image[..., 0] - exact_poisson(scene, rgba, *corner)).max() < 1.5
-
-
-def test_poisson_reaches_from_a_thin_outside() -> None:
-    """An object that leaves one bright row of the frame: that row's light reaches far in, as in the exact solve."""
-    scene = np.full((81, 24, 3), 50, np.uint8)
-    scene[-1] = 220
-    rgba = np.dstack([np.full((80, 24, 3), 90, np.uint8), np.full((80, 24), 255, np.uint8)])
-    image = scene.copy()
-    blend.blend(image, rgba[..., :3], rgba[..., 3], (0, 0), "poisson", 0.0)
-    assert np.abs(image[..., 0] - exact_poisson(scene, rgba, 0, 0)).max() < 4
-
-
 def test_feather_shows_no_part_too_thin_for_a_label() -> None:
     """A wire shrunk to a third of a pixel is not the object; it must not be left in the picture as normal."""
     rgba = np.zeros((30, 90, 4), np.uint8)
@@ -183,25 +131,6 @@ def test_feather_shows_no_part_too_thin_for_a_label() -> None:
     near = cv2.dilate((composite.label == 1).astype(np.uint8), np.ones((3, 3))) > 0
     assert (composite.label == 1).sum() == 100
     assert np.array_equal(composite.image[~near], SCENE[~near])
-
-
-def test_an_enlarged_outline_stays_sharp() -> None:
-    rgba = np.zeros((12, 12, 4), np.uint8)
-    rgba[3:9, 3:9] = 255
-    row = blend.resize_rgba(rgba, 96, 96)[48, :, 3].astype(int)
-    assert ((row > 2) & (row < 253)).sum() <= 4
-    assert (row > 127).sum() == 48
-
-
-def test_poisson_keeps_the_colours_where_the_background_is_like_the_old_one() -> None:
-    """The contrast across the outline is part of the object: on its own background it returns exactly."""
-    rgba = np.pad(ball(radius=12).rgba, ((1, 1), (1, 1), (0, 0)))
-    rgba[..., :3][rgba[..., 3] == 0] = 200
-    image = np.full_like(SCENE, 200)
-    blend.blend(image, rgba[..., :3], rgba[..., 3], (20, 30), "poisson", 0.0)
-    expected = np.full_like(SCENE, 200)
-    expected[20:47, 30:57] = rgba[..., :3]
-    assert np.array_equal(image, expected)
 
 
 @pytest.mark.parametrize("seam", SEAMS)
@@ -349,15 +278,6 @@ def test_provenance_names_every_field_of_a_paste() -> None:
     assert len(paste["colour"]) == 7
 
 
-def test_enlarging_leaves_no_rim_of_the_old_background() -> None:
-    """A green object cut from red: no red in any size."""
-    rgba = ball(radius=15).rgba.copy()
-    rgba[..., :3] = np.where(rgba[..., 3:] > 0, (0, 200, 0), (255, 0, 0))
-    for side in (7, 20, 64):
-        resized = blend.resize_rgba(rgba, side, side)
-        assert resized[..., 0][resized[..., 3] > 0].max() <= 1
-
-
 def test_known_objects_are_cut_from_people_and_vehicles_off_the_border() -> None:
     ids = train_ids()
     ids[50:70, 60:90], ids[0:30, 100:140], ids[50:55, 20:24] = 13, 11, 13
@@ -366,25 +286,3 @@ def test_known_objects_are_cut_from_people_and_vehicles_off_the_border() -> None
     assert found.name.startswith("camvid/x#")
     assert np.array_equal(found.rgba[..., :3], SCENE[50:70, 60:90])
     assert (found.rgba[..., 3] == 255).all()
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_crop_keeps_image_and_label_together(seed: int) -> None:
-    """The image carries its own label in the red channel, so any misalignment shows."""
-    label = np.random.default_rng(seed).integers(0, 19, (90, 140)).astype(np.uint8)
-    image = np.dstack([label, label * 0, label * 0])
-    config = AugmentConfig(size=(48, 96), least_rows=30)
-    cropped, cropped_label = augment.crop(image, label, config, np.random.default_rng(seed))
-    assert np.array_equal(cropped[..., 0], cropped_label)
-    resized, resized_label = augment.resize(cropped, cropped_label, config.size)
-    assert resized.shape == (48, 96, 3)
-    assert set(np.unique(resized_label)) <= set(np.unique(label))
-
-
-def test_photometric_changes_the_image_but_not_its_form() -> None:
-    image = np.random.default_rng(0).integers(0, 255, (48, 96, 3)).astype(np.uint8)
-    changed = augment.photometric(image, AugmentConfig(degrade=1.0), np.random.default_rng(0))
-    assert changed.shape == image.shape
-    assert changed.dtype == np.uint8
-    assert (changed != image).any()
-    assert augment.photometric(image, AugmentConfig(colour=0, degrade=0), np.random.default_rng(0)) is image

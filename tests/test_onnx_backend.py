@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from resident import growth_mb
 from tiny_artefact import ANY, brightness, expected, write_artefact
 
 from mgcda_core.inference.backend import Backend
@@ -125,24 +125,13 @@ def test_a_provider_that_is_not_there_is_never_replaced_in_silence(artefact: Pat
         OnnxBackend(artefact, provider)
 
 
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 @pytest.mark.parametrize(
     "sizes", [[(240, 320)], [(240 + 8 * i, 320) for i in range(10)]], ids=["one size", "ten sizes"]
 )
 def test_memory_is_flat_over_500_frames(artefact: Path, sizes: list[tuple[int, int]]) -> None:
     """One answer kept of each frame would make it grow by 150 MB."""
     predictor = Predictor(OnnxBackend(artefact, threads=1))
-    images = [noise(*size) for size in sizes]
-    for number in range(40):
-        predictor(images[number % len(images)])
-    before = resident_mb()
-    for number in range(500):
-        predictor(images[number % len(images)])
-    assert resident_mb() - before < 10.0
+    assert growth_mb(predictor, [noise(*size) for size in sizes]) < 10.0
 
 
 def test_it_needs_no_torch_and_the_interface_no_runtime(artefact: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from resident import growth_mb
 
 import mgcda_core
 from mgcda_core.export.parity import MAX_SCORE_DIFFERENCE, CheckFrame, measure
@@ -65,17 +65,7 @@ def test_memory_is_flat_over_500_frames_of_ten_sizes() -> None:
     backend = OnnxBackend(lite_onnx())
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (240 + 8 * i, 320, 3), np.uint8) for i in range(10)]
-    for number in range(30):
-        backend.run(images[number % len(images)])
-    before = resident_mb()
-    for number in range(500):
-        backend.run(images[number % len(images)])
-    assert resident_mb() - before < 10.0
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    assert growth_mb(backend.run, images) < 10.0
 
 
 def test_on_a_cpu_lite_runs_in_onnx_runtime(caplog: pytest.LogCaptureFixture) -> None:

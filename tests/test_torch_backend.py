@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from resident import growth_mb
 
 from mgcda_core.config import ConfigError
 from mgcda_core.inference.availability import lack
@@ -94,13 +94,4 @@ def test_a_cuda_graph_answers_as_eager(weights: Weights, frames: list[np.ndarray
 def test_memory_is_flat_over_500_frames_of_ten_sizes(weights: Weights) -> None:
     """One answer kept of each frame would make it grow by 60 MB."""
     backend, images = TorchBackend(weights, "cpu"), [np.zeros((120 + 8 * i, 160, 3), np.uint8) for i in range(10)]
-
-    def resident_mb() -> float:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-    for number in range(30):
-        backend.run(images[number % len(images)])
-    before = resident_mb()
-    for number in range(500):
-        backend.run(images[number % len(images)])
-    assert resident_mb() - before < 15.0
+    assert growth_mb(backend.run, images) < 15.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import partialmethod
@@ -16,6 +14,7 @@ from builtin_interfaces.msg import Time
 from node_client import Client, node_and_client
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from resident import resident_mb
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tiny_artefact import write_artefact
@@ -127,11 +126,6 @@ def wait_for(done: Callable[[], bool], timeout: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def resident_mb(process: subprocess.Popen[str]) -> float:
-    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 @pytest.mark.parametrize("exported", [True, pytest.param(False, marks=[pytest.mark.long, pytest.mark.timeout(400)])],
                          ids=["eight nodes", "real chain"])  # fmt: skip
 def test_memory_of_the_node_is_flat_over_500_frames(
@@ -146,9 +140,9 @@ def test_memory_of_the_node_is_flat_over_500_frames(
         client.ready()
         images = np.random.default_rng(0).integers(0, 256, (8, *SIZE, 3), np.uint8)
         _feed(client, images, 40)
-        before = resident_mb(process)
+        before = resident_mb(process.pid)
         _feed(client, images, 500)
-        assert resident_mb(process) - before < 20.0
+        assert resident_mb(process.pid) - before < 20.0
 
 
 def _feed(client: Client, images: np.ndarray, count: int) -> None:
