@@ -13,7 +13,7 @@ WEIGHTS ?= lite
 OUT ?= out/demo
 MGCDA_SHARED ?= ../shared
 
-.PHONY: help demo test test-long test-data lint clean venv
+.PHONY: help demo failures test test-long test-data lint clean venv
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test       lint and all tests that need nothing outside this clone"
 	@echo "make test-long  those of them that take a minute each, which make test leaves out"
 	@echo "make test-data  the tests on the data sets in $(MGCDA_SHARED)"
+	@echo "make failures   the worst false alarms and misses on the development sets: out/failures/report.html"
 	@echo "make lint       ruff, pyright, import-linter"
 	@echo "make clean      remove what these commands made, .venv included"
 
@@ -45,6 +46,10 @@ demo: $(STAMP)
 	$(BIN)/python -m mgcda_core.cli eval-bag $(OUT)/drive --image /camera/image --recorded $(OUT)/result.mcap \
 	  --result_json $(OUT)/result.json --out $(OUT) --weights $(WEIGHTS)
 	@echo "report: $(OUT)/report.html (open it in a browser), video: $(OUT)/overlay.mp4"
+
+failures: $(STAMP)
+	$(BIN)/python -m mgcda_core.cli eval --sets config/development_sets.yaml --weights $(WEIGHTS) --bootstrap 0 \
+	  --gallery 24 --report out/failures
 
 test: lint
 	$(BIN)/python -m pytest -m "not data and not long" $(PYTEST_ARGS)

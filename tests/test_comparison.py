@@ -70,10 +70,11 @@ def test_notes_name_the_rules_of_a_set_once_and_what_is_special() -> None:
         "laf: protocol fishyscapes (pooled at the images' own size; FPR at the first recall >= 95 %), lost_and_found, "
         "split test, 10 images, label values: normal 1, anomaly 2-200,250, ignore none"
     )
-    assert said[2] == "laf, lite, model: logit threshold 1.5 (as given)"
+    assert said[2] == "laf, lite, model: logit threshold 1.5 (as given); 4.1 % of the normal pixels are masked"
     assert "AP is off by at most 0.2 points" in said[3]
     assert "3 of 10 images lack one label" in said[3]
     assert len(said) == 4
+    assert "masked" not in notes([result(threshold=math.inf)])[-1]
 
 
 def test_one_result_is_written_as_it_is_and_several_as_a_list(tmp_path: Path) -> None:

@@ -112,6 +112,10 @@ def _percent(value: float) -> str:
 def _remarks(result: Result) -> list[str]:
     of = "logit threshold" if result.score == "model" else "threshold"
     remarks = [f"{of} {result.threshold:.6g} ({result.threshold_source})"]
+    normal = sum(row.pixels - row.positives for row in result.rows)
+    if normal and math.isfinite(result.threshold):
+        alarms = sum(row.false_positive_pixels for row in result.rows)
+        remarks.append(f"{100 * alarms / normal:.2g} % of the normal pixels are masked")
     if result.ap_bound or result.fpr95_bound:
         remarks.append(f"measured in buckets: AP is off by at most {100 * result.ap_bound:.2g} points, FPR95 by "
                        f"{100 * result.fpr95_bound:.2g}")  # fmt: skip
