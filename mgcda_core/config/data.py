@@ -159,6 +159,9 @@ class PrepareConfig:
     """`augment.size` is the size of the composite the frozen networks see."""
     void: VoidClassConfig = field(default_factory=VoidClassConfig)
     mix: AnomalyMixConfig = field(default_factory=AnomalyMixConfig)
+    truth: tuple[Literal["semantics", "background"], ...] = ()
+    """What the frozen networks are told instead of finding it, to see the ceiling of each part (anomaly_mix alone):
+    `semantics`, the classes behind the pasted anomalies; `background`, the picture without them as the re-synthesis."""
     seed: int = 0
     """Seeds crops, objects, placement and photometry."""
     shard: int = 32
@@ -170,6 +173,8 @@ class PrepareConfig:
         for name in ("copies", "shard"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.truth and self.domain != "anomaly_mix":
+            raise ConfigError(f"truth needs domain anomaly_mix: what an anomaly of {self.domain} covers is not known")
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,8 @@ class Manifest:
         """The manifest `config` will have."""
         unused = "mix" if config.domain == "void_class" else "void"
         kept = {k: v for k, v in asdict(config).items() if k not in (*_MAY_CHANGE, unused)}
+        if not config.truth:  # caches from before there was such a field stay valid
+            del kept["truth"]
         plain = json.loads(json.dumps({"generator": GENERATOR, **kept}))
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
         return Manifest(plain, digest, weights_sha256, samples, -(-samples // config.shard))
@@ -87,8 +89,9 @@ class Manifest:
                 f"{cache} was made by the weights {self.weights_sha256[:12]}, not by {other.weights_sha256[:12]}: "
                 "prepare another folder with these weights, or remove it"
             )
-        for name in other.config if self.config_sha256 != other.config_sha256 else ():
-            if self.config.get(name) != other.config[name]:
+        names = dict.fromkeys((*self.config, *other.config)) if self.config_sha256 != other.config_sha256 else ()
+        for name in names:
+            if self.config.get(name) != other.config.get(name):
                 raise StaleCacheError(f"{cache} was made with another {name}: prepare another folder, or remove it")
         if self.samples != other.samples:
             raise StaleCacheError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from mgcda_core.data.cutouts import Cutout
 from mgcda_core.data.sample import DataError, Scene, Scenes
 from mgcda_core.labels import IGNORE, TRAIN_TO_LABEL_ID
 from mgcda_core.training.scenes import load_objects, rendered_scenes, scene_sets
+from mgcda_core.training.truth import Truth, uncovered
 
 TRIES = 20
 """Windows drawn for a VoidClass sample before the whole scene is taken: most small windows hold no region."""
@@ -31,6 +32,8 @@ class TrainingComposite:
     """uint8 [H, W] train ids that replace the predicted classes, 255 where the prediction stays; None: predicted."""
     provenance: dict[str, Any]
     """Scene, window, regions or pastes, and the seed of the photometry: plain JSON values."""
+    truth: Truth | None = None
+    """What the pasted anomalies cover, if `PrepareConfig.truth` asks for it."""
 
 
 class Domain:
@@ -75,12 +78,16 @@ class Domain:
     def _mixed(self, scene: Scene, scenes: Scenes, rng: np.random.Generator) -> TrainingComposite:
         config = self.config
         window = augment.draw_window(scene.label, config.augment, rng)
+        image, train_ids = window.cut(scene.image), window.cut(_train_ids(scene.label, scenes))
+        known = self._known(rng)
         # Pasted before resizing, at the scene's own resolution: an object sharper than its scene would be a clue.
-        composite = anomaly_mix.compose(
-            window.cut(scene.image), window.cut(_train_ids(scene.label, scenes)), self.objects, self._known(rng),
-            config.mix, rng,
-        )  # fmt: skip
-        return self._finished(scene, window, composite.image, composite.label, None, composite.provenance, rng)
+        composite = anomaly_mix.compose(image, train_ids, self.objects, known, config.mix, rng)
+        made = self._finished(scene, window, composite.image, composite.label, None, composite.provenance, rng)
+        if not config.truth:
+            return made
+        label, table = window.cut(scene.label), scenes.train_id_table()
+        truth = uncovered(image, train_ids, label, table, known, made.provenance, config.augment)
+        return replace(made, truth=truth)
 
     def _known(self, rng: np.random.Generator) -> list[Cutout]:
         """Vehicles and people of one other scene, if `mix.known` wants them."""

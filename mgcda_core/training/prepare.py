@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -26,6 +26,7 @@ from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
 from mgcda_core.models.loading import load_strict
 from mgcda_core.training.cache import Manifest, shard_path, to_maps, write_shard
 from mgcda_core.training.domains import Domain, TrainingComposite
+from mgcda_core.training.truth import told
 from mgcda_core.weights.resolve import Weights, load_weights
 
 BATCH = 4
@@ -54,7 +55,8 @@ def prepare(config: PrepareConfig, out: Path) -> Path:
         for done, shard in enumerate(todo, 1):
             following = _submitted(pool, domain, config, todo[done]) if done < len(todo) else []
             made = [future.result() for future in composites]
-            write_shard(shard_path(out, shard), _frozen_maps(chain, made), [c.provenance for c in made])
+            maps = _frozen_maps(chain, made, config.truth)
+            write_shard(shard_path(out, shard), maps, [c.provenance for c in made])
             composites = following
             left = (time.monotonic() - started) / done * (len(todo) - done)
             print(f"prepare {out}: shard {shard}, {len(todo) - done} to go, {left:.0f} s left", flush=True)
@@ -109,7 +111,9 @@ def _submitted(pool: ThreadPoolExecutor, domain: Domain, config: PrepareConfig, 
 
 
 @torch.inference_mode()
-def _frozen_maps(chain: AnomalySegmenter, made: list[TrainingComposite]) -> dict[str, Tensor]:
+def _frozen_maps(
+    chain: AnomalySegmenter, made: list[TrainingComposite], truth: Sequence[Literal["semantics", "background"]]
+) -> dict[str, Tensor]:
     """The maps of one shard, stacked."""
     device = next(chain.parameters()).device
     parts: list[dict[str, Tensor]] = []
@@ -117,7 +121,9 @@ def _frozen_maps(chain: AnomalySegmenter, made: list[TrainingComposite]) -> dict
         batch = made[start : start + BATCH]
         image = torch.from_numpy(np.stack([c.image for c in batch])).permute(0, 3, 1, 2).to(device)
         label = torch.from_numpy(np.stack([c.label for c in batch])).to(device)
-        stages = chain.stages(image, semantics=_given(batch, device))
+        truths = [c.truth for c in batch if c.truth is not None]
+        painted, semantics = told(chain, truths, truth) if truths else (None, _given(batch, device))
+        stages = chain.stages(image, made=painted, semantics=semantics)
         parts.append(to_maps(sample_maps(stages, label)))
     return {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
 
