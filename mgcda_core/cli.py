@@ -148,6 +148,7 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "train segmentation": ("train the segmentation network", lambda: _training("segmentation")),
     "train synthesis": ("train the re-synthesis", lambda: _training("synthesis")),
     "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
+    "train plain": ("a plain U-net as a control", lambda: _training("plain")),
     "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
     "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
     "bench train": ("speed, memory and shares of a training step", _imported("mgcda_core.bench.train", "bench_train")),
@@ -158,6 +159,10 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "bench metrics": (
         "time and memory of the pooled metrics beside scikit-learn's",
         _imported("mgcda_core.bench.metrics", "bench_metrics"),
+    ),
+    "bench parts": (
+        "each map of the frozen networks by itself, on caches",
+        _imported("mgcda_core.bench.parts", "bench_parts"),
     ),
     "export": ("the chain as one ONNX graph or TensorRT engine", _imported("mgcda_core.export.command", "export")),
     "build-engine": (

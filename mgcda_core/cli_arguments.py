@@ -89,8 +89,9 @@ def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     from mgcda_core import config
 
     kind = {"train segmentation": config.SegmentationTraining, "train synthesis": config.SynthesisTraining,
-            "train dissimilarity": config.DissimilarityTraining, "prepare": config.PrepareConfig,
-            "ladder": config.LadderConfig, "calibrate": config.CalibrationConfig}[name]  # fmt: skip
+            "train dissimilarity": config.DissimilarityTraining, "train plain": config.PlainTraining,
+            "prepare": config.PrepareConfig, "ladder": config.LadderConfig,
+            "calibrate": config.CalibrationConfig}[name]  # fmt: skip
     flag, place, text = (
         ("run", "DIR", "folder of the run: checkpoints, metrics, weights") if name.startswith("train ")
         else ("out", "FILE", "weights file to write") if name == "calibrate"

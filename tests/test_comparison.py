@@ -70,7 +70,7 @@ def test_notes_name_the_rules_of_a_set_once_and_what_is_special() -> None:
         "laf: protocol fishyscapes (pooled at the images' own size; FPR at the first recall >= 95 %), lost_and_found, "
         "split test, 10 images, label values: normal 1, anomaly 2-200,250, ignore none"
     )
-    assert said[2] == "laf, lite, model: logit threshold 1.5 (as given); 4.1 % of the normal pixels are masked"
+    assert said[2] == "laf, lite, model: logit threshold 1.5 (as given); 4.12 % of the normal pixels are masked"
     assert "AP is off by at most 0.2 points" in said[3]
     assert "3 of 10 images lack one label" in said[3]
     assert len(said) == 4

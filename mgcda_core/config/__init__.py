@@ -8,6 +8,7 @@ from mgcda_core.config.chain import (
     SegmenterConfig,
     SynthesisConfig,
 )
+from mgcda_core.config.control import PlainTraining
 from mgcda_core.config.data import (
     AnomalyMixConfig,
     AugmentConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "LoopConfig",
     "MdatConfig",
     "OutlierConfig",
+    "PlainTraining",
     "PrepareConfig",
     "Protocol",
     "ScoreName",

@@ -115,7 +115,7 @@ def _remarks(result: Result) -> list[str]:
     normal = sum(row.pixels - row.positives for row in result.rows)
     if normal and math.isfinite(result.threshold):
         alarms = sum(row.false_positive_pixels for row in result.rows)
-        remarks.append(f"{100 * alarms / normal:.2g} % of the normal pixels are masked")
+        remarks.append(f"{100 * alarms / normal:.3g} % of the normal pixels are masked")
     if result.ap_bound or result.fpr95_bound:
         remarks.append(f"measured in buckets: AP is off by at most {100 * result.ap_bound:.2g} points, FPR95 by "
                        f"{100 * result.fpr95_bound:.2g}")  # fmt: skip
