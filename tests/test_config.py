@@ -57,7 +57,7 @@ def test_a_missing_field_is_named(part: str) -> None:
 
 def test_weights_files_written_before_a_field_existed_read_as_what_they_were_made_with() -> None:
     raw: dict[str, Any] = json.loads(SegmenterConfig().to_json())
-    for name in ("detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel"):
+    for name in ("detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel", "residual"):
         del raw["dissimilarity"][name]
     del raw["synthesis"]["detail"], raw["segmentation"]["huggingface"]
     assert SegmenterConfig.from_json(json.dumps(raw)) == SegmenterConfig()

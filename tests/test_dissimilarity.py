@@ -89,6 +89,17 @@ def test_void_may_have_a_channel_of_its_own() -> None:
     assert torch.equal(maps.sum(1), torch.ones(1, 1, 3))
 
 
+def test_a_residual_network_starts_as_the_entropy_and_learns_all_of_itself() -> None:
+    net = _net(residual=True)
+    inputs = _inputs()
+    inputs[3][0, 0, :2] = torch.tensor([0.0, 1.0])[:, None]  # certain, and without any preference
+    logits = net(*inputs)
+    assert torch.allclose((logits[:, 1] - logits[:, 0]).sigmoid(), inputs[3][:, 0].clamp(1e-3, 1 - 1e-3), atol=1e-6)
+    torch.nn.init.normal_(net.conv11.weight)
+    (net(*inputs) - logits.detach()).square().mean().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
 def test_detail_takes_larger_images_and_answers_at_the_maps_size() -> None:
     net = _net(detail=2, void_channel=True, stem_kernel=3)
     _, _, semantic, prior = _inputs(2, 16, 32)

@@ -81,6 +81,9 @@ class DissimilarityConfig:
     """Multiply the fused features by the encoded uncertainty maps."""
     correlation: bool = True
     """Prepend the image-synthesis correlation channel at every level."""
+    residual: bool = False
+    """Start from the entropy's logit and learn what to correct (published: no). The decoder's instance norms lose how
+    sure the segmentation is of the image as a whole, and a short training does not find its way back."""
     spade: Literal["decoder", "none"] = "decoder"
     """Where the semantics modulate the decoder: SPADE layers, or plain convolutions."""
     size: tuple[int, int] = (256, 512)
@@ -117,7 +120,8 @@ class SegmenterConfig:
             raise ConfigError(f"not a segmenter configuration: {error}") from error
 
 
-_LATER = ("source", "huggingface", "detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel")
+_LATER = ("source", "huggingface", "detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel",
+          "residual")  # fmt: skip
 """Fields that came after the first weights files, which lack them: the default is what those were made with."""
 
 

@@ -14,6 +14,7 @@ from mgcda_core.models.spade import SpadeBlock
 
 _LEVELS = (64, 128, 256, 512)  # channels of the image features and of the fused features, fine to coarse
 _SEMANTIC = 32  # channels of the finest semantic features; it doubles per level
+_LEAST_ENTROPY = 1e-3  # its logit must stay finite; float16 holds it
 Level = tuple[Tensor | None, Tensor]
 """Correlation channels, if any, and fused features of one encoder level."""
 
@@ -69,6 +70,12 @@ class DissimilarityNet(nn.Module):
             nn.Conv2d(2 * c[k] + semantic[k], c[k], 1) for k in (3, 2, 1, 0)
         )
         self.conv11 = nn.Conv2d(c[0], 2, 1)
+        if config.residual:
+            nn.init.zeros_(self.conv11.weight)
+            self.certainty = nn.Conv2d(1, 1, 1)
+            nn.init.ones_(self.certainty.weight)
+            for layer in (self.conv11, self.certainty):
+                nn.init.zeros_(layer.get_parameter("bias"))
         if config.correlation:
             self._calm_correlation(c)
 
@@ -117,6 +124,9 @@ class DissimilarityNet(nn.Module):
         # sums, which bfloat16 rounds away: trainings ran off with gradients of 1e5 and more (docs/ladder.md).
         with torch.autocast(image.device.type, enabled=False) if self.training else nullcontext():
             logits, decoder_feature = self._decode(levels, semantic)
+            if self.config.residual:
+                start = self.certainty(torch.logit(prior[:, :1].float(), eps=_LEAST_ENTROPY))
+                logits = torch.cat([logits[:, :1], logits[:, 1:] + start], 1)
         return logits, levels, decoder_feature
 
     def _decode(self, levels: list[Level], semantic: Tensor) -> tuple[Tensor, Tensor]:
