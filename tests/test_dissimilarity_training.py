@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,23 @@ def test_the_whole_method_makes_a_plain_chain(config: DissimilarityTraining, tmp
     assert {k.split(".")[0] for k in checkpoint.weights} == {"trained", "assistant", "adversary", "average", "best"}
     with pytest.raises(ValueError, match="holds a run already"):
         dissimilarity.train(config, run)
+
+
+def test_the_entropys_share_is_the_best_of_the_held_out_samples(
+    config: DissimilarityTraining, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = dataclasses.replace(config, entropy_weights=(0.0, 0.5, 1.0))
+    dissimilarity.train(chosen, tmp_path / "run")
+    said = re.findall(r"entropy weight (\S+)  ap (\S+) ", capsys.readouterr().out)
+    assert [weight for weight, _ in said] == ["0", "0.5", "1"]
+    best = max(said, key=lambda pair: float(pair[1]))
+    weights = load_weights(tmp_path / "run/weights.safetensors")
+    assert (weights.config.entropy_weight, weights.metadata["held_out_ap"]) == (float(best[0]), best[1])
+    assert len({ap for _, ap in said}) > 1
+    with pytest.raises(ConfigError, match="set validation"):
+        dataclasses.replace(chosen, validation=(), loop=dataclasses.replace(config.loop, validate_every=0))
+    with pytest.raises(ConfigError, match=r"must lie in \[0, 1\]"):
+        dataclasses.replace(chosen, entropy_weights=(0.5, 2.0))
 
 
 def test_ten_steps_are_five_and_five(config: DissimilarityTraining, tmp_path: Path) -> None:
@@ -322,7 +340,7 @@ def test_the_commands_run_from_yaml(mgcda: Run, config: DissimilarityTraining, t
     code, out, err = mgcda("train", "dissimilarity", "--config", tmp_path / "train.yaml", "--run", tmp_path / "run",
                            "--loop.steps", 1)  # fmt: skip
     assert (code, err) == (0, ""), err
-    assert "held-out composites: ap" in out
+    assert "held-out composites: entropy weight 0" in out
     code, _, err = mgcda("train", "dissimilarity", "--config", tmp_path / "train.yaml", "--run", tmp_path / "r2",
                          "--mdat.mode", "sideways")  # fmt: skip
     assert code == 2 and "sideways" in err

@@ -244,6 +244,9 @@ class DissimilarityTraining:
     """Caches of held-out scenes and objects: choose the best weights, set the threshold, report AP and FPR95."""
     dissimilarity: DissimilarityConfig | None = None
     """The network that is trained; None: as in `weights`, which say what the rest of the chain is."""
+    entropy_weights: tuple[float, ...] = ()
+    """Shares of the softmax entropy in the score, of which the one with the best AP on `validation` is taken; none: the
+    share of `weights`."""
     crop: tuple[int, int] | None = None
     """Train on random windows (height, width) of the cached maps, multiples of 8; None: on the whole."""
     flip: float = 0.5
@@ -269,6 +272,10 @@ class DissimilarityTraining:
             raise ConfigError("mdat and cacl align two domains: set void_class and anomaly_mix")
         if self.loop.validate_every and not self.validation:
             raise ConfigError("loop.validate_every needs caches to judge by: set validation")
+        if self.entropy_weights and not self.validation:
+            raise ConfigError("entropy_weights are chosen on held-out caches: set validation")
+        if not all(0 <= weight <= 1 for weight in self.entropy_weights):
+            raise ConfigError(f"entropy_weights are {self.entropy_weights}: they must lie in [0, 1]")
         if self.loop.batch % len(domains):
             raise ConfigError(f"loop.batch is {self.loop.batch}: it must be even, half of each domain")
         if self.crop and (self.crop[0] % 8 or self.crop[1] % 8):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from mgcda_core.methods.cacl import Cacl, generator_for
 from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs
 from mgcda_core.training.domain_samples import DomainSamples
-from mgcda_core.training.held_out import best_threshold, validate, write_picture
+from mgcda_core.training.held_out import operating_points, validate, write_picture
 from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.prepare import frozen_sha256, frozen_state
 from mgcda_core.training.processes import open_fabric
@@ -143,7 +144,7 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
         picture=lambda net, step: write_picture(net, held_out or domains, run / "pictures" / f"{step:07d}.png"),
     )  # fmt: skip
     if is_first_process():
-        export(average, segmenter, frozen, held_out, run)
+        export(average, segmenter, frozen, held_out, run, config.entropy_weights)
     fabric.barrier()
 
 
@@ -153,15 +154,23 @@ def export(
     frozen: dict[str, Tensor],
     held_out: list[CachedDomain],
     run: Path,
+    entropy_weights: Sequence[float] = (),
 ) -> None:
-    """Write the chain with the trained network and, from the held-out samples, its threshold and figures."""
+    """Write the chain with the trained network and, from the held-out samples, its threshold and figures.
+
+    Of several `entropy_weights` it takes the one with the best AP there; of none that of `segmenter`.
+    """
     metadata = {"part": "chain"}
     if held_out:
-        threshold, figures = best_threshold(network, held_out, segmenter.entropy_weight)
-        segmenter = dataclasses.replace(segmenter, threshold=round(threshold, 4))
-        metadata |= {f"held_out_{k}": f"{v:.4f}" for k, v in figures.items()}
-        shown = "  ".join(f"{k} {v:.4f}" for k, v in figures.items())
-        print(f"held-out composites: {shown}  threshold {threshold:.4f}", flush=True)
+        points = operating_points(network, held_out, entropy_weights or (segmenter.entropy_weight,))
+        for p in points:
+            print(f"held-out composites: entropy weight {p.entropy_weight:g}  ap {p.ap:.4f}  fpr95 {p.fpr95:.4f}  "
+                  f"threshold {p.threshold:.4f}", flush=True)  # fmt: skip
+        best = max(points, key=lambda p: p.ap)
+        segmenter = dataclasses.replace(
+            segmenter, threshold=round(best.threshold, 4), entropy_weight=best.entropy_weight
+        )
+        metadata |= {"held_out_ap": f"{best.ap:.4f}", "held_out_fpr95": f"{best.fpr95:.4f}"}
     state = frozen | {f"dissimilarity.{k}": v for k, v in network.state_dict().items()}
     save_weights(run / "weights.safetensors", state, segmenter, run.name, metadata, half=True)
 
