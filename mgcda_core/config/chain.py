@@ -159,8 +159,9 @@ PROFILES: dict[str, SegmenterConfig] = {
             spade_hidden=64,
             correlation_groups=4,
             void_channel=True,
+            residual=True,
             size=(128, 256),
         ),
-        entropy_weight=0.25,
+        entropy_weight=0.75,
     ),
 }
