@@ -66,8 +66,8 @@ def test_ladder() -> None:
         "ladder", ["--config", str(CONFIG / "ladder.yaml"), "--out", "o"]
     )["config"]  # fmt: skip
     jobs = planned(ladder)
-    assert len(jobs) == 2 * len(RUNGS) == 18
-    assert all(job.loop.steps >= 600 and job.loop.batch == 8 for _, _, job in jobs)
+    assert len(jobs) == 3 * len(RUNGS) == 27
+    assert all(job.loop.steps >= 500 and job.loop.batch == 8 for _, _, job in jobs)
     assert ladder.base.dissimilarity
     assert ladder.base.dissimilarity.width == PROFILES["lite"].dissimilarity.width
     assert {s.name: s.anomaly_values for s in ladder.sets} == {"road-anomaly21": (1,), "road-anomaly": (2,),
