@@ -34,10 +34,18 @@ def test_the_scale_is_fixed() -> None:
     low[20:40, 20:40] = 0.45
     high = low.copy()
     high[:, 70:] = 0.99
-    one, other = (draw.overlay(image, prediction(score, threshold=0.999)) for score in (low, high))
+    one, other = (draw.overlay(image, prediction(score, threshold=0.6)) for score in (low, high))
     np.testing.assert_array_equal(one[:, :60], other[:, :60])
     assert (one[20:40, 20:40] != image[20:40, 20:40]).any()
     np.testing.assert_array_equal(draw.score_map(prediction(low))[:, :60], draw.score_map(prediction(high))[:, :60])
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.9163, 0.995])
+def test_paint_starts_below_the_threshold_wherever_that_is(threshold: float) -> None:
+    image, odds = road(), threshold / (1 - threshold)
+    far, near = (np.full((60, 80), share * odds / (1 + share * odds)) for share in (0.1, 0.5))
+    np.testing.assert_array_equal(draw.overlay(image, prediction(far, threshold)), image)
+    assert (draw.overlay(image, prediction(near, threshold)) != image).any()
 
 
 def test_heat_is_red_where_the_score_is_high_and_the_mask_is_outlined() -> None:

@@ -1,6 +1,7 @@
 """Pictures of predictions: overlay, panel with colour bar, contact sheet, mp4.
 
-The score scale is fixed: a colour means the same score in every picture, and a clean road stays unpainted.
+The score scale is fixed: a colour means the same score in every picture, and a clean road stays unpainted. On overlays
+it is read from the operating point: a score far below the threshold is no paint, however high the threshold is.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ def colours_of(score: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, prediction: Prediction, alpha: float = 1.0) -> np.ndarray:
-    """The image with the score painted on where it is high and the mask outlined.
+    """The image with the score painted on where it nears the threshold or passes it, and the mask outlined.
 
     image uint8 [H, W, 3] RGB; `alpha` in [0, 1] scales the strength of the drawing. Returns uint8 [H, W, 3].
     """
     _check_sizes(image, prediction)
     level = _to_byte(prediction.score)
-    ramp = np.clip((np.linspace(0, 1, 256) - _INVISIBLE) / (_FULL - _INVISIBLE), 0.0, 1.0)
+    relative = _relative(np.linspace(0, 1, 256), prediction.threshold)
+    ramp = np.clip((relative - _INVISIBLE) / (_FULL - _INVISIBLE), 0.0, 1.0)
     strength = (alpha * _STRONGEST * ramp * ramp * (3.0 - 2.0 * ramp)).astype(np.float32)[:, None]
     levels = cv2.merge([level] * 3)  # tables of OpenCV a channel: several times as fast as NumPy's indices
-    paint = cv2.LUT(levels, (strength * _TABLE)[None])
+    paint = cv2.LUT(levels, (strength * colours_of(relative))[None])
     kept = cv2.LUT(levels, np.repeat(1.0 - strength, 3, 1)[None])
     drawn = cv2.convertScaleAbs(cv2.accumulateProduct(image.astype(np.float32), kept, paint))
     return drawn if alpha <= 0.0 else outline(drawn, prediction.mask)
@@ -155,6 +157,13 @@ class Mp4Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _relative(score: np.ndarray, threshold: float) -> np.ndarray:
+    """Scores in [0, 1] with their odds as a multiple of the threshold's: it becomes 0.5, which leaves all as it is."""
+    limit = float(np.clip(threshold, 1e-3, 1 - 1e-3))
+    above = score * (1 - limit)
+    return above / (above + limit * (1 - score))
 
 
 def _faded(score: np.ndarray) -> np.ndarray:
