@@ -131,7 +131,7 @@ def bench_train(
     with tempfile.TemporaryDirectory() as folder:
         v, a = (path or write_made_cache(Path(folder) / name, network.size, network.detail)
                 for path, name in ((void_class, "V"), (anomaly_mix, "A")))  # fmt: skip
-        config = DissimilarityTraining("", str(v), str(a), (), network, crop, class_weights=(1.5330, 8.8239),
+        config = DissimilarityTraining("", str(v), str(a), (), network, crop=crop, class_weights=(1.5330, 8.8239),
                                        mdat=CLASSIFIERS[profile], cacl=CaclConfig(), loop=loop)  # fmt: skip
         measured = measure(config, profile)
     if not is_first_process():

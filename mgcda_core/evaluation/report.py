@@ -34,7 +34,7 @@ _ROBUST_ENDS = (0.001, 0.999)
 _JPEG_QUALITY = 85
 _MEANING = {
     "model": "anomaly score of the chain, the sigmoid of its logit",
-    "ensemble": "three quarters of the chain's score and one quarter of softmax entropy",
+    "ensemble": "three quarters of the comparing network's probability, one quarter of softmax entropy",
     "msp": "1 minus the largest softmax probability of the segmentation",
     "maxlogit": "minus the largest logit of the segmentation",
     "entropy": "softmax entropy of the segmentation, 1 = all classes alike",

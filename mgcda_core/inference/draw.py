@@ -1,7 +1,7 @@
 """Pictures of predictions: overlay, panel with colour bar, contact sheet, mp4.
 
-The score scale is fixed: a colour means the same score in every picture, and a clean road stays unpainted. On overlays
-it is read from the operating point: a score far below the threshold is no paint, however high the threshold is.
+Score maps have a fixed scale: a colour means the same score in every picture. Overlays are painted by the odds relative
+to the threshold: a clean road stays unpainted, however high the threshold is.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def validate(network: nn.Module, held_out: Sequence[CachedDomain], weights: Tens
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
+class ScorePoint:
     """How the chain's score is made and read, and what that gives on the held-out samples."""
 
     entropy_weight: float
@@ -53,7 +53,7 @@ class OperatingPoint:
 
 def operating_points(
     network: nn.Module, held_out: Sequence[CachedDomain], entropy_weights: Sequence[float]
-) -> list[OperatingPoint]:
+) -> list[ScorePoint]:
     """For each w, the score (1 - w) * probability + w * entropy on the held-out samples (every second row and column).
 
     The network runs once.
@@ -67,7 +67,7 @@ def operating_points(
     for weight in entropy_weights:
         score = (1 - weight) * probability + weight * entropy
         figures = exact(score, label)
-        found.append(OperatingPoint(weight, best_f1_threshold(score, label), figures["ap"], figures["fpr95"]))
+        found.append(ScorePoint(weight, best_f1_threshold(score, label), figures["ap"], figures["fpr95"]))
     return found
 
 
