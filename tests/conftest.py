@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,19 @@ import numpy as np
 import pytest
 import torch
 from command_line import Run
+from training_data import AUGMENT, LOOP, make_data
 
 from mgcda_core import cli
-from mgcda_core.config import DissimilarityConfig, SegmentationConfig, SegmenterConfig, SynthesisConfig
+from mgcda_core.config import (
+    CaclConfig,
+    DissimilarityConfig,
+    DissimilarityTraining,
+    MdatConfig,
+    PrepareConfig,
+    SegmentationConfig,
+    SegmenterConfig,
+    SynthesisConfig,
+)
 
 torch.set_num_threads(1)  # tiny networks gain nothing from more, and lose much where the cores are shared
 
@@ -38,6 +49,34 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(path, AnomalySegmenter(TINY).state_dict(), TINY, "tiny", {"licence": "none"})
     return path
+
+
+@pytest.fixture(scope="session")
+def domain_caches(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> dict[str, str]:
+    """Folder of a cache of the tiny chain, by DOMAIN/SPLIT."""
+    root = tmp_path_factory.mktemp("caches")
+    data = make_data(root, scenes=3)
+    from mgcda_core.training.prepare import prepare
+
+    made = {}
+    for domain in ("void_class", "anomaly_mix"):
+        for split in ("train", "val"):
+            config = PrepareConfig(data, str(tiny_weights), domain, split, copies=2, augment=AUGMENT, device="cpu")
+            made[f"{domain}/{split}"] = str(prepare(config, root / domain / split))
+    return made
+
+
+@pytest.fixture
+def whole_method(
+    domain_caches: dict[str, str], tiny_weights: Path, tiny_config: SegmenterConfig
+) -> DissimilarityTraining:
+    """Three steps of MGCDA on these caches, with everything on."""
+    return DissimilarityTraining(
+        str(tiny_weights), domain_caches["void_class/train"], domain_caches["anomaly_mix/train"],
+        (domain_caches["void_class/val"], domain_caches["anomaly_mix/val"]), tiny_config.dissimilarity, crop=(32, 64),
+        mdat=MdatConfig(width=0.0625, stride=2, lr=1e-3),
+        cacl=CaclConfig(), loop=dataclasses.replace(LOOP, batch=4, steps=3, validate_every=2, pictures_every=3),
+    )  # fmt: skip
 
 
 @pytest.fixture()

@@ -1,4 +1,4 @@
-"""`mgcda train dissimilarity` and `mgcda ladder` on made data and tiny networks, by their commands."""
+"""`mgcda train dissimilarity` on made data and tiny networks, by its command."""
 
 from __future__ import annotations
 
@@ -16,20 +16,16 @@ from command_line import Run
 from training_data import AUGMENT, LOOP, make_data
 
 from mgcda_core.config import (
-    CaclConfig,
     ConfigError,
     DissimilarityTraining,
-    EvaluationSet,
-    LadderConfig,
     LoopConfig,
-    MdatConfig,
     PrepareConfig,
     SegmenterConfig,
     SynthesisTraining,
 )
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
-from mgcda_core.training import dissimilarity, ladder, synthesis
+from mgcda_core.training import dissimilarity, synthesis
 from mgcda_core.training.cache import MAPS, CachedDomain, StaleCacheError
 from mgcda_core.training.checkpoint import load_checkpoint
 from mgcda_core.training.domain_samples import DomainSamples
@@ -37,28 +33,10 @@ from mgcda_core.training.held_out import best_f1_threshold
 from mgcda_core.training.prepare import load_frozen, prepare
 from mgcda_core.weights.resolve import load_weights
 
-NARROW = MdatConfig(width=0.0625, stride=2, lr=1e-3)
-
-
-@pytest.fixture(scope="module")
-def caches(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> dict[str, str]:
-    root = tmp_path_factory.mktemp("caches")
-    data = make_data(root, scenes=3)
-    made = {}
-    for domain in ("void_class", "anomaly_mix"):
-        for split in ("train", "val"):
-            config = PrepareConfig(data, str(tiny_weights), domain, split, copies=2, augment=AUGMENT, device="cpu")
-            made[f"{domain}/{split}"] = str(prepare(config, root / domain / split))
-    return made
-
 
 @pytest.fixture
-def config(caches: dict[str, str], tiny_weights: Path, tiny_config: SegmenterConfig) -> DissimilarityTraining:
-    return DissimilarityTraining(
-        str(tiny_weights), caches["void_class/train"], caches["anomaly_mix/train"],
-        (caches["void_class/val"], caches["anomaly_mix/val"]), tiny_config.dissimilarity, crop=(32, 64), mdat=NARROW,
-        cacl=CaclConfig(), loop=dataclasses.replace(LOOP, batch=4, steps=3, validate_every=2, pictures_every=3),
-    )  # fmt: skip
+def config(whole_method: DissimilarityTraining) -> DissimilarityTraining:
+    return whole_method
 
 
 def test_the_whole_method_makes_a_plain_chain(config: DissimilarityTraining, tmp_path: Path) -> None:
@@ -246,77 +224,6 @@ def test_caches_of_another_size_are_refused(config: DissimilarityTraining, tmp_p
         dissimilarity.train(dataclasses.replace(config, dissimilarity=larger), tmp_path / "run")
 
 
-def test_the_ladder_climbs_every_rung_once_and_goes_on(
-    config: DissimilarityTraining, drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    loop = dataclasses.replace(config.loop, steps=1, validate_every=0, pictures_every=0)
-    sets = (EvaluationSet("drive", str(drive / "images"), str(drive / "masks"), (2,)),)
-    climbed = LadderConfig(dataclasses.replace(config, loop=loop), sets, seeds=(0,))
-    path = ladder.climb(climbed, tmp_path / "out")
-    titles = [title for title, _ in ladder.RUNGS.values()]
-    lines = [line.split(" | ")[0].strip("| ") for line in path.read_text().splitlines()]
-    assert lines[2:11] == titles and lines[-8:] == [title for title in titles if title != "Baseline (Mix)"]
-    written = json.loads((tmp_path / "out/ladder.json").read_text())
-    rows = written["rows"]
-    assert len(rows) == 9
-    full, mix = (next(r for r in rows if r["rung"] == title) for title in (titles[-1], titles[2]))
-    assert written["differences"][-1]["drive ap"] == pytest.approx(full["drive ap"] - mix["drive ap"], abs=0.011)
-    assert all(0 <= row["drive ap"] <= 100 and row["drive ap sd"] is None for row in rows)
-    capsys.readouterr()
-    (tmp_path / "out/runs/mdat-0/result.json").unlink()
-    two = dataclasses.replace(climbed, seeds=(0, 1), rungs=("mdat",))
-    ladder.climb(two, tmp_path / "out")
-    said = capsys.readouterr().out
-    assert said.count("ladder: mdat-0 (") == 1 and said.count("ladder: mdat-1 (") == 1 and "mgcda" not in said
-    (row,) = json.loads((tmp_path / "out/ladder.json").read_text())["rows"]
-    assert row["seeds"] == 2 and row["drive ap sd"] is not None
-    with pytest.raises(ConfigError, match="climbed with another configuration"):
-        ladder.climb(dataclasses.replace(two, base=dataclasses.replace(two.base, flip=0.1)), tmp_path / "out")
-
-
-def test_rungs_are_the_papers(config: DissimilarityTraining) -> None:
-    plan = {name: c for name, _, c in ladder.planned(LadderConfig(config, (), seeds=(0,)))}
-    assert plan["baseline_v-0"].anomaly_mix is None and plan["baseline_a-0"].void_class is None
-    assert plan["baseline_mix-0"].mdat is None and plan["baseline_mix-0"].cacl is None
-    oda, fda, full = (plan[f"{rung}-0"].mdat for rung in ("oda", "oda_fda", "mdat"))
-    assert oda and fda and full
-    assert (oda.feature, oda.output, oda.dynamic) == (False, True, False)
-    assert (fda.feature, fda.dynamic) == (True, False)
-    assert (full.feature, full.output, full.dynamic, full.width) == (True, True, True, NARROW.width)
-    samplers = [plan[f"{rung}-0"].cacl for rung in ("mdat_pcl", "mdat_cpcl", "mgcda")]
-    assert [c and c.sampler for c in samplers] == ["random_same_domain", "random_cross_domain", "anomaly_aware"]
-
-
-def test_a_sweep_sets_one_field(config: DissimilarityTraining) -> None:
-    plan = ladder.planned(LadderConfig(config, (), seeds=(0,), sweep="cacl.anchors", values=("10", "50")))
-    assert [(name, c.cacl and c.cacl.anchors) for name, _, c in plan] == [
-        ("cacl.anchors=10-0", 10), ("cacl.anchors=50-0", 50)
-    ]  # fmt: skip
-    assert [c.cacl and c.cacl.quotas() for _, _, c in plan] == [(10, 20, 20, 60), (50, 100, 100, 300)]
-    levels = ladder.planned(LadderConfig(config, (), seeds=(0,), sweep="mdat.level", values=("1",)))
-    assert [c.mdat and c.mdat.level for _, _, c in levels] == ["1"]
-    for sweep, value, text in (
-        ("cacl.anchor", "1", "no field anchor"), ("cacl.anchors", "many", "can be a int"),
-        ("cacl.sampler", "foo", "one of random_same_domain"), ("", "1", "a sweep needs"),
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=text):
-            ladder.planned(LadderConfig(config, (), sweep=sweep, values=(value,)))
-
-
-def test_a_ladder_that_cannot_be_fair_is_refused(
-    config: DissimilarityTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limited = dataclasses.replace(config, loop=dataclasses.replace(config.loop, minutes=1.0))
-    with pytest.raises(ConfigError, match=r"base\.loop\.minutes"):
-        ladder.climb(LadderConfig(limited, ()), tmp_path)
-    with pytest.raises(ValueError, match="nowhere"):  # before anything is trained
-        ladder.climb(LadderConfig(config, (EvaluationSet("x", "nowhere", "nowhere"),)), tmp_path)
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="without torchrun"):
-        ladder.climb(LadderConfig(config, ()), tmp_path)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_the_encoder_starts_from_torchvisions_vgg16(config: DissimilarityTraining, tmp_path: Path) -> None:
     (tmp_path / "vgg.pth").write_bytes(b"no pickle")
     with pytest.raises(ValueError, match="not a state dict of tensors"):
@@ -347,7 +254,7 @@ def test_the_commands_run_from_yaml(mgcda: Run, config: DissimilarityTraining, t
 
 
 def test_the_other_trainings_feed_this_one(
-    caches: dict[str, str], tiny_weights: Path, tiny_config: SegmenterConfig, tmp_path: Path
+    domain_caches: dict[str, str], tiny_weights: Path, tiny_config: SegmenterConfig, tmp_path: Path
 ) -> None:
     data = make_data(tmp_path / "data")
     synthesis.train(SynthesisTraining(data, str(tiny_weights), tiny_config, AUGMENT, LOOP), tmp_path / "synthesis")

@@ -76,7 +76,7 @@ class ClosedSetSegmenter(nn.Module):
 
     def segmentation_logits(self, image: Tensor) -> Tensor:
         """Closed-set logits float32 [B, 19, hw, ww] at the working size of uint8 [B, 3, H, W] RGB."""
-        return self.segmentation(self._segmentation_input(self.resized(image))).float()
+        return self.segmentation(self.segmentation_input(self.resized(image))).float()
 
     def resized(self, image: Tensor) -> Tensor:
         """uint8 [B, 3, H, W] -> float32 [B, 3, hw, ww] in 0..255 at the segmentation's working size."""
@@ -89,7 +89,8 @@ class ClosedSetSegmenter(nn.Module):
         """ImageNet normalisation of [B, 3, h, w] in [0, 1]."""
         return (image01 - self.mean) / self.std
 
-    def _segmentation_input(self, resized: Tensor) -> Tensor:
+    def segmentation_input(self, resized: Tensor) -> Tensor:
+        """What the segmentation network takes of what `resized` returned, [B, 3, hw, ww]."""
         return self._segmentation_range(resized / 255)
 
     def _segmentation_range(self, image01: Tensor) -> Tensor:
@@ -213,7 +214,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
     def _logits_and_features(self, resized: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Of the image in 0..255 at the segmentation's size: logits [B, 19, h, w] and the encoder's maps, one pass."""
         logits, features = self.segmentation.logits_and_features(  # pyright: ignore[reportCallIssue]
-            self._segmentation_input(resized), self.config.dissimilarity.size
+            self.segmentation_input(resized), self.config.dissimilarity.size
         )
         return logits.float(), features
 
@@ -226,7 +227,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
         size = self.config.dissimilarity.size
         resized = self.resized(image)
-        logits = self.segmentation(self._segmentation_input(resized)).float()
+        logits = self.segmentation(self.segmentation_input(resized)).float()
         labels = _overridden(logits.argmax(1), semantics)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
         if made is None:

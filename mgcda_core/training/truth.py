@@ -77,7 +77,7 @@ def told(
     if "background" in which:
         features: list[Tensor] = []
         if chain.config.scaling == "fixed":
-            seen = chain._segmentation_input(behind.resized)
+            seen = chain.segmentation_input(behind.resized)
             features = chain.segmentation.features(seen)  # pyright: ignore[reportCallIssue]
         made = dataclasses.replace(behind, synthesis=behind.image, features=features)
     return made, semantics
