@@ -23,6 +23,7 @@ class Answers:
 
     device, sha256, config = "cpu", "", SegmenterConfig()
     min_size, max_size = (2, 2), (100, 100)
+    max_batch = 8
 
     def __init__(self, score: list[float], classes: list[int], given: list[float] | None = None) -> None:
         self.name = "answers"

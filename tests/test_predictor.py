@@ -32,6 +32,7 @@ class Brightness:
     sha256: str = "0" * 64
     min_size: tuple[int, int] = (2, 2)
     max_size: tuple[int, int] = (4096, 4096)
+    max_batch: int = 8
     config: SegmenterConfig = field(default_factory=lambda: SegmenterConfig(threshold=0.7))
     bias: float = 0.0
 

@@ -46,6 +46,7 @@ class PublishedChain:
                 "network): take random:reference or imported weights to measure against published"
             )
         self.min_size, self.max_size = (MIN_SIDE, MIN_SIDE), (MAX_SIDE, MAX_SIDE)
+        self.max_batch = 64
         self.name = f"published {weights.name}"
         self.config: SegmenterConfig = config
         self.sha256 = weights.sha256

@@ -46,6 +46,7 @@ class ExportedBackend(ABC):
         self.config: SegmenterConfig = dataclasses.replace(self.sidecar.config, threshold=self.sidecar.threshold)
         self.sha256 = self.sidecar.weights_sha256
         self.min_size, self.max_size = frame_sizes(self.sidecar)
+        self.max_batch = bounds(self.sidecar.input.shape[0])[1]
 
     @property
     def name(self) -> str:

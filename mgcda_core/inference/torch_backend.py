@@ -33,6 +33,7 @@ class TorchBackend:
 
     min_size = (MIN_SIDE, MIN_SIDE)
     max_size = (MAX_SIDE, MAX_SIDE)
+    max_batch = 64
 
     def __init__(self, weights: Weights, device: str = "auto", mode: Mode = "eager", synthesis_every: int = 1) -> None:
         if synthesis_every < 1 or (synthesis_every > 1 and mode != "eager"):
