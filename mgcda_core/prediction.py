@@ -9,6 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+FOOT_COLUMNS = 0.1
+"""Share of a region's columns that may hang below its contact with the ground: a spur of the mask is no foot."""
+FOOT_RISE = 0.2
+"""A column belongs to the foot if it ends within this share of the region's height above the contact."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -23,6 +28,9 @@ class Region:
     """Pixels in the region."""
     score: float
     """Mean score over the region, in [0, 1]."""
+    contact_x: float
+    contact_y: float
+    """Where it touches the ground, in pixels: the middle of its foot, on the lower edge; (0, 0) is a pixel's centre."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +58,22 @@ class Prediction:
 
     def regions(self, min_area: int = 1) -> list[Region]:
         """8-connected regions of the mask with at least `min_area` pixels, the largest first."""
-        score = self.score
-        mask = (score >= np.float32(self.threshold)).astype(np.uint8)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-        sums = np.bincount(labels.ravel(), score.ravel(), minlength=count)
+        score, mask = self.score, self.mask
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+        if count == 1:
+            return []
+        sums = np.bincount(labels[mask], score[mask], minlength=count)
+        x, y = _contacts(mask, labels, stats)
+        kept = np.flatnonzero(stats[:, 4] >= min_area)
         regions = [
-            Region(*(int(v) for v in stats[i, :4]), area=int(stats[i, 4]), score=float(sums[i] / stats[i, 4]))
-            for i in range(1, count)
-            if stats[i, 4] >= min_area
+            Region(
+                *(int(v) for v in stats[i, :4]),
+                area=int(stats[i, 4]),
+                score=float(sums[i] / stats[i, 4]),
+                contact_x=float(x[i]),
+                contact_y=float(y[i]),
+            )
+            for i in kept[kept > 0]
         ]
         return sorted(regions, key=lambda r: -r.area)
 
@@ -73,3 +89,27 @@ class Prediction:
             "regions": [vars(r) for r in self.regions(min_area)],
             "timings_ms": self.timings_ms,
         }
+
+
+def _contacts(mask: np.ndarray, labels: np.ndarray, stats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Contact points x and y of all components: `labels` and `stats` as connectedComponentsWithStats gives them."""
+    below = np.zeros_like(mask)
+    below[:-1] = mask[1:]
+    rows, columns = np.divmod(np.flatnonzero(mask & ~below), mask.shape[1])
+    found = labels[rows, columns]
+    order = np.lexsort((rows, columns, found))
+    found, columns, rows = found[order], columns[order], rows[order]
+    # A component touches each column of its box, so these are stats' widths: the lowest row in each of its columns.
+    lowest = np.append((np.diff(columns) != 0) | (np.diff(found) != 0), True)
+    found, columns, rows = found[lowest], columns[lowest], rows[lowest]
+    width, height = stats[:, 2].copy(), stats[:, 3]
+    width[0] = 0
+    first = np.cumsum(width) - width
+    downwards = np.lexsort((-rows, found))
+    at = first[1:] + (FOOT_COLUMNS * width[1:]).astype(int)
+    foot = np.r_[0, rows[downwards][at]]
+    stands = rows >= foot[found] - FOOT_RISE * height[found]
+    left, right = np.full(len(stats), mask.shape[1]), np.zeros(len(stats), int)
+    np.minimum.at(left, found[stands], columns[stands])
+    np.maximum.at(right, found[stands], columns[stands])
+    return (left + right) / 2, foot + 0.5

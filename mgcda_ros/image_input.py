@@ -1,4 +1,4 @@
-"""The node's two subscriptions: images, with the reliability their publishers offer, and CameraInfo."""
+"""A camera's two subscriptions: images, with the reliability their publishers offer, and CameraInfo."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from mgcda_ros import parameters
 from mgcda_ros.messages import is_calibrated
 
 try:
@@ -17,28 +16,58 @@ try:
 except ImportError:  # ROS 2 Humble
     from rclpy.qos_event import SubscriptionEventCallbacks
 
+ImageMessage = Image | CompressedImage
+
 
 class ImageInput:
-    """Subscribes `image` (KEEP_LAST 1: an older frame is never wanted) and `camera_info` while it is open."""
+    """Subscribes image (KEEP_LAST 1: an older frame is never wanted) and camera_info of a camera while it is open."""
 
-    def __init__(self, node: LifecycleNode, on_image: Callable[[Image], None]) -> None:
+    def __init__(self, node: LifecycleNode, camera: str, on_image: Callable[[ImageMessage], None]) -> None:
         self._node = node
         self._on_image = on_image
-        self._images: Subscription[Image] | None = None
+        self._raw = f"{camera}/image" if camera else "image"
+        self._info = f"{camera}/camera_info" if camera else "camera_info"
+        self._images: Subscription[ImageMessage] | None = None
         self._infos: Subscription[CameraInfo] | None = None
-        self.topic = node.resolve_topic_name("image")
-        self.info_topic = node.resolve_topic_name("camera_info")
+        self._name, self._kind = self._raw, Image
+        self._setting = "auto"
         self.reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE
         self.camera_info: CameraInfo | None = None
         """The latest calibrated CameraInfo; it outlives `close`, a camera keeps its lens."""
 
-    def open(self) -> None:
-        """Subscribe to both topics."""
-        self.reliability = self._wanted()
+    @property
+    def topic(self) -> str:
+        """The full name of the topic that images come from."""
+        return self._node.resolve_topic_name(self._name)
+
+    @property
+    def info_topic(self) -> str:
+        """The full name of the topic that CameraInfo comes from."""
+        return self._node.resolve_topic_name(self._info)
+
+    @property
+    def problem(self) -> str | None:
+        """Why no image can come from a publisher that is there, with the remedy; None if it can."""
+        if self._images is None or self.reliability != ReliabilityPolicy.RELIABLE:
+            return None
+        if ReliabilityPolicy.BEST_EFFORT not in self._offered():
+            return None
+        return (
+            f"a publisher of {self.topic} is best effort, this subscription reliable: no image will come from it; "
+            "set the parameter reliability to auto"
+        )
+
+    def open(self, transport: str, reliability: str) -> None:
+        """Subscribe to both topics; `transport` is raw or compressed, `reliability` auto, reliable or best_effort."""
+        compressed = transport == "compressed"
+        self._name = f"{self._raw}/compressed" if compressed else self._raw
+        self._kind = CompressedImage if compressed else Image
+        self._setting = reliability
+        self.reliability = choose_reliability(reliability, self._offered(), self.reliability)
         self._subscribe_images()
         # Small messages: best effort loses none of them and matches every publisher.
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._infos = self._node.create_subscription(CameraInfo, "camera_info", self._on_camera_info, best_effort)
+        self._infos = self._node.create_subscription(CameraInfo, self._info, self._on_camera_info, best_effort)
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -47,11 +76,12 @@ class ImageInput:
                 self._node.destroy_subscription(subscription)
         self._images = self._infos = None
 
-    def follow_publishers(self) -> None:
-        """Subscribe anew if the publishers, which may come and go, offer another reliability now."""
+    def follow_publishers(self, reliability: str) -> None:
+        """Subscribe anew if the setting, or what the publishers offer, who may come and go, asks for it now."""
         if self._images is None:
             return
-        wanted = self._wanted()
+        self._setting = reliability
+        wanted = choose_reliability(reliability, self._offered(), self.reliability)
         if wanted == self.reliability:
             return
         self.reliability = wanted
@@ -62,20 +92,18 @@ class ImageInput:
     def _subscribe_images(self) -> None:
         qos = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=self.reliability)
         events = SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible)
-        self._images = self._node.create_subscription(Image, "image", self._on_image, qos, event_callbacks=events)
+        self._images = self._node.create_subscription(
+            self._kind, self._name, self._on_image, qos, event_callbacks=events
+        )
 
     def _on_incompatible(self, event: object) -> None:
         # rclpy's own warning would say that no image will come; with auto it does, follow_publishers sees to it.
-        if parameters.read(self._node).reliability != "auto":
-            self._node.get_logger().warning(
-                f"a publisher of {self.topic} is best effort, this subscription reliable: no image will come from it; "
-                "set the parameter reliability to auto"
-            )
+        if self._setting != "auto":
+            self._node.get_logger().warning(self.problem or f"a publisher of {self.topic} has an incompatible QoS")
 
-    def _wanted(self) -> ReliabilityPolicy:
+    def _offered(self) -> list[ReliabilityPolicy]:
         publishers = self._node.get_publishers_info_by_topic(self.topic)
-        offered = [publisher.qos_profile.reliability for publisher in publishers]
-        return choose_reliability(parameters.read(self._node).reliability, offered, self.reliability)
+        return [publisher.qos_profile.reliability for publisher in publishers]
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         if is_calibrated(message):

@@ -1,4 +1,4 @@
-"""The node's parameters: one dataclass <-> declared ROS parameters with descriptors and ranges.
+"""Dataclasses of parameters <-> declared ROS parameters with descriptors and ranges.
 
 `python -m mgcda_ros.parameters` prints config/node.yaml.
 """
@@ -7,98 +7,44 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from mgcda_core.inference.backend import CHOICES
-from mgcda_core.inference.predictor import MOST_CROPPED
+from mgcda_ros.node_parameters import CameraParameters, NodeParameters
 
-EDITABLE_STATES = ("unconfigured", "inactive")
-"""Lifecycle states in which a parameter that is read once may change."""
-
-
-def _parameter(
-    default: Any,
-    description: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    fixed: bool = False,
-) -> Any:
-    """Dataclass field of one parameter; `fixed` ones are read when the node is configured."""
-    metadata = {"description": description, "low": low, "high": high, "choices": choices, "fixed": fixed}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclasses.dataclass(frozen=True)
-class NodeParameters:
-    """Every parameter of the node with its default; the text beside it is the descriptor ROS tools show."""
-
-    autostart: bool = _parameter(
-        True, "Configure and activate when the process starts; false leaves both to a lifecycle manager."
-    )
-    weights: str = _parameter(
-        "lite",
-        "Weights: a shipped name, a .safetensors path, an https url or an exported .onnx or .engine.",
-        fixed=True,
-    )
-    device: str = _parameter("auto", "Device of the network: auto, cpu, cuda or cuda:N.", fixed=True)
-    backend: str = _parameter(
-        "auto",
-        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves; "
-        "torch-compile and onnxruntime-tensorrt compile when the node is configured, for minutes.",
-        choices=CHOICES,
-        fixed=True,
-    )
-    reliability: str = _parameter(
-        "auto",
-        "Reliability of the image subscription; auto follows what the publisher offers.",
-        choices=("auto", "reliable", "best_effort"),
-    )
-    threshold: float = _parameter(
-        -1.0, "Score from which a pixel is masked; negative takes the weights' own.", low=-1.0, high=1.0
-    )
-    crop_top: float = _parameter(
-        0.0, "Share of the image's height, from the top, that is not looked at: the sky.", low=0.0, high=MOST_CROPPED
-    )
-    min_region_area: int = _parameter(
-        100, "Smallest region, in pixels of the input image, that becomes a hazard.", low=1, high=100_000_000
-    )
-    camera_height: float = _parameter(1.5, "Height of the camera above the road in metres.", low=0.05, high=20.0)
-    camera_pitch: float = _parameter(
-        0.0, "Pitch of the camera in radians; positive looks down (REP-103).", low=-1.5, high=1.5
-    )
-    horizontal_fov: float = _parameter(
-        1.2, "Horizontal field of view in radians, used while no CameraInfo has come.", low=0.05, high=3.1
-    )
-    max_distance: float = _parameter(
-        120.0, "Hazards farther than this, in metres, are left out: one camera cannot place them.", low=1.0, high=1000.0
-    )
-    base_frame: str = _parameter("base_link", "Frame of the hazard markers: x forward, y left, z up, on the road.")
-    overlay_alpha: float = _parameter(
-        1.0, "Strength of the drawing on ~/overlay; 0 is the plain image.", low=0.0, high=1.0
-    )
-
-    @property
-    def own_threshold(self) -> float | None:
-        """The threshold in [0, 1], or None for the weights' own."""
-        return self.threshold if self.threshold >= 0.0 else None
+Parameters = TypeVar("Parameters", CameraParameters, NodeParameters)
+EDITABLE_STATES: dict[str, tuple[str, ...]] = {
+    "unconfigured": ("unconfigured",),
+    "inactive": ("unconfigured", "inactive"),
+}
+"""Lifecycle states in which parameters of each kind that are not live may change."""
+_REMEDIES = {
+    "unconfigured": "deactivate and clean it up first",
+    "inactive": "deactivate it first",
+}
+_WHEN = {
+    "live": "",
+    "unconfigured": " Read when the node is configured.",
+    "inactive": " Read when the node is activated.",
+    "never": " Read at start.",
+}
 
 
-FIELDS: dict[str, dataclasses.Field[Any]] = {field.name: field for field in dataclasses.fields(NodeParameters)}
+def fields(kind: type[CameraParameters] | type[NodeParameters]) -> dict[str, dataclasses.Field[Any]]:
+    """The parameters of a dataclass by name."""
+    return {field.name: field for field in dataclasses.fields(kind)}
 
 
-def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """ROS descriptor of a NodeParameters field; rclpy itself refuses values outside the range."""
+def descriptor(field: dataclasses.Field[Any], name: str) -> ParameterDescriptor:
+    """ROS descriptor of a field, as the parameter `name`; rclpy itself refuses values outside the range."""
     meta = field.metadata
     choices = f" One of: {', '.join(meta['choices'])}." if meta["choices"] else ""
-    fixed = " Read when the node is configured." if meta["fixed"] else ""
-    result = ParameterDescriptor(name=field.name, description=meta["description"] + choices + fixed)
+    text = meta["description"] + choices + _WHEN[meta["change"]]
+    result = ParameterDescriptor(name=name, description=text, read_only=meta["change"] == "never")
     if meta["low"] is not None and isinstance(field.default, float):
         result.floating_point_range = [FloatingPointRange(from_value=meta["low"], to_value=meta["high"])]
     elif meta["low"] is not None:
@@ -106,35 +52,83 @@ def descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
     return result
 
 
-def declare(node: Node) -> None:
-    """Declare every parameter. Raises rclpy's exceptions if a value given at start has a wrong type or range."""
-    for name, field in FIELDS.items():
-        default: Any = field.default
-        node.declare_parameter(name, default, descriptor(field))
+def prefix(camera: str) -> str:
+    """What stands before the parameters of a camera: nothing for the one without a name."""
+    return f"{camera}." if camera else ""
 
 
-def read(node: Node) -> NodeParameters:
-    """The current values. Safe from any thread."""
-    return NodeParameters(**{name: node.get_parameter(name).value for name in FIELDS})
+def declare(node: Node, kind: type[Parameters], camera: str = "") -> Parameters:
+    """Declare every parameter of `kind`, for `camera`, and give the values they have.
+
+    Raises rclpy's exceptions if a value given at start has a wrong type or range.
+    """
+    values = {}
+    for name, field in fields(kind).items():
+        full = prefix(camera) + name
+        start: Any = list(field.default) if isinstance(field.default, tuple) else field.default
+        values[name] = _value(field, node.declare_parameter(full, start, descriptor(field, full)).value)
+    return kind(**values)
 
 
-def check(changes: Iterable[Parameter[Any]], state: str) -> SetParametersResult:
+def changed(parameters: Parameters, changes: Iterable[Parameter[Any]], camera: str = "") -> Parameters:
+    """`parameters` with those of `changes` that are theirs."""
+    known, before = fields(type(parameters)), prefix(camera)
+    own = {c.name.removeprefix(before): c.value for c in changes if c.name.startswith(before)}
+    return dataclasses.replace(parameters, **{n: _value(known[n], v) for n, v in own.items() if n in known})
+
+
+def _value(field: dataclasses.Field[Any], value: Any) -> Any:
+    return tuple(value) if isinstance(field.default, tuple) else value
+
+
+def check(changes: Iterable[Parameter[Any]], state: str, cameras: Sequence[str] = ("",)) -> SetParametersResult:
     """Whether `changes` are allowed in lifecycle state `state`; the reason names the parameter and the remedy.
 
-    rclpy has checked types and ranges before; here: choices, values that are not finite, and fixed parameters.
+    rclpy has checked types, ranges and read_only before; here: choices, lists, values that are not finite, the state.
     """
+    known = {**fields(NodeParameters)}
+    for camera in cameras:
+        known.update({prefix(camera) + name: field for name, field in fields(CameraParameters).items()})
     for change in changes:
-        field = FIELDS.get(change.name)
+        field = known.get(change.name)
         if field is None:  # use_sim_time and its like belong to rclpy
             continue
-        choices = field.metadata["choices"]
-        if choices and change.value not in choices:
-            return _refused(f"{change.name} is {change.value!r}; allowed are {', '.join(choices)}")
-        if isinstance(change.value, float) and not math.isfinite(change.value):
-            return _refused(f"{change.name} must be a finite number")
-        if field.metadata["fixed"] and state not in EDITABLE_STATES:
-            return _refused(f"{change.name} cannot change while the node is {state}: deactivate it first")
+        if (reason := _fault(change.name, field, change.value)) is not None:
+            return _refused(reason)
+        allowed = EDITABLE_STATES.get(field.metadata["change"])
+        if allowed is not None and state not in allowed:
+            remedy = _REMEDIES[field.metadata["change"]]
+            return _refused(f"{change.name} cannot change while the node is {state}: {remedy}")
     return SetParametersResult(successful=True)
+
+
+def _fault(name: str, field: dataclasses.Field[Any], value: Any) -> str | None:
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        return f"{name} is {value!r}; allowed are {', '.join(choices)}"
+    if isinstance(field.default, float) and not math.isfinite(value):
+        return f"{name} must be a finite number"
+    if field.name == "size" and (len(value) != 2 or not _is_size(value)):
+        return f"{name} is {list(value)}: give height and width, 2 to 32768 each, or 0, 0 for the network's own"
+    if field.name in ("roi", "lane") and not _is_polygon(value):
+        return f"{name} is {list(value)}: give x1, y1, x2, y2, x3, y3 ... in [0, 1], or 0.0 alone for none"
+    if field.name == "cameras" and not _are_names(value):
+        return f"{name} is {list(value)}: give distinct names of letters, digits and _, or one empty name"
+    return None
+
+
+def _is_size(values: Sequence[int]) -> bool:
+    return list(values) == [0, 0] or all(2 <= value <= 1 << 15 for value in values)
+
+
+def _is_polygon(values: Sequence[float]) -> bool:
+    corners = len(values) >= 6 and len(values) % 2 == 0 and all(0.0 <= value <= 1.0 for value in values)
+    return list(values) == [0.0] or corners
+
+
+def _are_names(values: Sequence[str]) -> bool:
+    named = all(value.isidentifier() and value.isascii() for value in values) and len(set(values)) == len(values)
+    return list(values) == [""] or (named and len(values) > 0)
 
 
 def _refused(reason: str) -> SetParametersResult:
@@ -144,14 +138,22 @@ def _refused(reason: str) -> SetParametersResult:
 def to_yaml() -> str:
     """Text of config/node.yaml: every parameter with its default under its description."""
     lines = ["# Parameters of mgcda_node. Written by: python -m mgcda_ros.parameters > config/node.yaml"]
+    lines += ["# With cameras: [front, rear] those from camera_height to ego_mask stand under each name, front: ..."]
     lines += ["/**/mgcda_node:", "  ros__parameters:"]
-    for name, field in FIELDS.items():
-        text = descriptor(field).description
+    for name, field in {**fields(NodeParameters), **fields(CameraParameters)}.items():
+        text = descriptor(field, name).description
         if field.metadata["low"] is not None:
             text += f" Range: {field.metadata['low']} to {field.metadata['high']}."
-        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        lines += [f"    # {text}", f"    {name}: {value}"]
+        lines += [f"    # {text}", f"    {name}: {_yaml(field.default)}"]
     return "\n".join(lines) + "\n"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_yaml, value))}]"
+    if isinstance(value, str):
+        return value or '""'
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 if __name__ == "__main__":

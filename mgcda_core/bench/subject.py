@@ -187,7 +187,7 @@ def _check_batch(backend: Backend, batch: int, weights: str) -> None:
 
 
 def _to_rgb() -> Any:
-    return importlib.import_module("mgcda_ros.messages").to_rgb
+    return importlib.import_module("mgcda_ros.conversion").to_rgb
 
 
 def _peak_mb() -> float:

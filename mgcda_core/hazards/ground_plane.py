@@ -1,91 +1,98 @@
-"""Where a pixel's ray meets the flat road: pinhole camera over the plane z = 0 of base_link (REP-103)."""
+"""Where a pixel's ray meets the flat road: a lens on its mount over the plane z = 0 of base_link (REP-103)."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+
 from mgcda_core.config import ConfigError
+from mgcda_core.hazards.lens import Lens
+from mgcda_core.hazards.mount import Mount
 
 MIN_DROP = 1e-3
-"""A ray that falls by less than this for each metre ahead counts as parallel to the road (2 km away from 2 m up)."""
+"""A ray that falls by less than this for each metre of its way counts as parallel to the road (2 km away, 2 m up)."""
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Standard deviations of what the geometry is told; all independent of each other."""
+
+    pitch_std_rad: float = 0.01
+    """Of the line of sight against the road: braking, load, slope, calibration."""
+    pixel_std_px: float = 1.5
+    """Of a contact point in the image, along each axis."""
+    height_std_m: float = 0.03
+    """Of the camera's height: load and springs."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if not 0 <= getattr(self, field.name) < float("inf"):
+                raise ConfigError(f"{field.name} must be 0 or a positive number, not {getattr(self, field.name)}")
+
+
+EXPECTED = Uncertainty()
+"""Of a car with a calibrated camera and masks of a network."""
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Undistorted pinhole camera, looking ahead along base_link's x axis, x forward, y left, z up, road at z = 0.
+    """A lens and where it sits."""
 
-    Pixel (0, 0) is the centre of the top left pixel. Raises ConfigError for focal lengths or a height that are not
-    positive and finite, or a pitch of 90 degrees and more.
-    """
-
-    fx: float
-    fy: float
-    """Focal lengths in pixels."""
-    cx: float
-    cy: float
-    """Principal point in pixels."""
-    height_m: float
-    """Height of the optical centre above the road in metres."""
-    pitch_rad: float = 0.0
-    """Tilt about the y axis in radians; positive = looking down, as a positive pitch turns x towards -z in REP-103."""
-    forward_m: float = 0.0
-    left_m: float = 0.0
-    """Position of the optical centre in base_link, in metres."""
-
-    def __post_init__(self) -> None:
-        for name in ("fx", "fy", "height_m"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"camera {name} must be a positive number, not {value}")
-        for name in ("cx", "cy", "forward_m", "left_m"):
-            if not math.isfinite(getattr(self, name)):
-                raise ConfigError(f"camera {name} must be finite, not {getattr(self, name)}")
-        if not abs(self.pitch_rad) < math.pi / 2:
-            raise ConfigError(f"camera pitch_rad must lie between -pi/2 and pi/2, not {self.pitch_rad}")
-
-    @staticmethod
-    def from_field_of_view(
-        width: int, height: int, hfov_rad: float, *, height_m: float, pitch_rad: float = 0.0
-    ) -> Camera:
-        """Camera with square pixels, the principal point in the middle of a width x height image.
-
-        hfov_rad: horizontal field of view in radians, between 0 and pi; ConfigError outside.
-        """
-        if not 0 < hfov_rad < math.pi:
-            raise ConfigError(f"the horizontal field of view must lie between 0 and pi radians, not {hfov_rad}")
-        focal = width / 2 / math.tan(hfov_rad / 2)
-        return Camera(focal, focal, (width - 1) / 2, (height - 1) / 2, height_m, pitch_rad)
-
-    @staticmethod
-    def from_matrix(k: Sequence[float], *, height_m: float, pitch_rad: float = 0.0) -> Camera:
-        """Camera from CameraInfo.k, the row-major 3 x 3 intrinsics of the undistorted image.
-
-        Raises ConfigError for a K that is not nine values or was never calibrated (all zero).
-        """
-        values = [float(v) for v in k]
-        if len(values) != 9 or not (values[0] > 0 and values[4] > 0):
-            raise ConfigError("CameraInfo.k holds no calibration (fx and fy must be positive): calibrate the camera")
-        return Camera(values[0], values[4], values[2], values[5], height_m, pitch_rad)
+    lens: Lens
+    mount: Mount
 
     def scaled(self, factor_x: float, factor_y: float) -> Camera:
         """The same camera for an image resized by these factors."""
-        return Camera(
-            self.fx * factor_x, self.fy * factor_y, (self.cx + 0.5) * factor_x - 0.5, (self.cy + 0.5) * factor_y - 0.5,
-            self.height_m, self.pitch_rad, self.forward_m, self.left_m,
-        )  # fmt: skip
+        return dataclasses.replace(self, lens=self.lens.scaled(factor_x, factor_y))
 
-    def road_point(self, u: float, v: float) -> tuple[float, float, float] | None:
-        """The road point (x, y, 0.0) in base_link metres seen in pixel (u, v); None at and above the horizon."""
-        right, down = (u - self.cx) / self.fx, (v - self.cy) / self.fy
-        c, s = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
-        ahead, drop = c - down * s, s + down * c
-        if drop < MIN_DROP or ahead <= 0:
-            return None
-        scale = self.height_m / drop
-        return self.forward_m + scale * ahead, self.left_m - scale * right, 0.0
+    def rays(self, pixels: np.ndarray) -> np.ndarray:
+        """Unit rays of the pixels [N, 2] in base_link, float64 [N, 3]; NaN where the lens sees nothing."""
+        return self.lens.rays(pixels) @ self.mount.rotation.T
 
-    def depth(self, x: float) -> float:
-        """Distance in metres along the optical axis of a road point x metres ahead in base_link."""
-        return (x - self.forward_m) * math.cos(self.pitch_rad) + self.height_m * math.sin(self.pitch_rad)
+    def road_points(self, pixels: np.ndarray) -> np.ndarray:
+        """Road points in base_link, float64 [N, 3] metres with z = 0, seen in the pixels [N, 2].
+
+        NaN at and above the horizon.
+        """
+        return self._meet_road(self.rays(pixels))
+
+    def road_covariances(self, pixels: np.ndarray, uncertainty: Uncertainty) -> np.ndarray:
+        """Covariances of the road points' x and y, float64 [N, 2, 2] in square metres; NaN where there is no point.
+
+        To first order: a point at the ground distance r from the camera's foot, seen from the height h, moves away by
+        (r^2 + h^2) / h for each radian that its ray rises, by r / h for each metre that the camera rises, and by
+        the ray's derivative in u and v for each pixel.
+        """
+        pixels = np.asarray(pixels, float).reshape(-1, 2)
+        half = np.array([(0.0, 0.0), (0.5, 0.0), (-0.5, 0.0), (0.0, 0.5), (0.0, -0.5)])
+        rays, right, left, below, above = self.rays((half[:, None] + pixels).reshape(-1, 2)).reshape(5, -1, 3)
+        height = self.mount.position[2]
+        away = (self._meet_road(rays) - self.mount.position)[:, :2]
+        reach = np.linalg.norm(away, axis=1, keepdims=True)
+        tilt = away / np.maximum(reach, 1e-9) * (reach**2 + height**2) / height
+
+        def moved(turned: np.ndarray) -> np.ndarray:
+            """How the point moves with its ray: by the ray, since half a pixel up may be above the horizon."""
+            return (height * turned[:, :2] + away * turned[:, 2:]) / -rays[:, 2:]
+
+        causes = np.stack(
+            [
+                uncertainty.pitch_std_rad * tilt,
+                uncertainty.height_std_m * away / height,
+                uncertainty.pixel_std_px * moved(right - left),
+                uncertainty.pixel_std_px * moved(below - above),
+            ]
+        )
+        return np.einsum("kni,knj->nij", causes, causes)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Pixels, float64 [N, 2], of points [N, 3] in base_link; NaN where they are not seen."""
+        return self.lens.project((np.asarray(points, float) - self.mount.position) @ self.mount.rotation)
+
+    def _meet_road(self, rays: np.ndarray) -> np.ndarray:
+        drop = np.where(-rays[:, 2] > MIN_DROP, -rays[:, 2], np.nan)
+        points = self.mount.position + rays * (self.mount.position[2] / drop)[:, None]
+        points[:, 2] *= 0.0  # exactly the road, and NaN where there is none
+        return points

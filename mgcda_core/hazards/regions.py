@@ -1,13 +1,18 @@
-"""Anomalous image regions to hazards: a place on the flat road, a size and a distance in metres."""
+"""Anomalous image regions to hazards: a place on the flat road and how sure it is, a size and a distance in metres."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mgcda_core.hazards.ground_plane import Camera
+import numpy as np
+
+from mgcda_core.config import ConfigError
+from mgcda_core.hazards.ground_plane import EXPECTED, Camera, Uncertainty
 from mgcda_core.prediction import Region
+
+ON_WAY = np.linspace(0.0, 1.0, 5)
+"""Where a box is measured between its contact point and its edges."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +22,7 @@ class Hazard:
     position: tuple[float, float, float]
     """Contact point (x, y, z) in metres; z = 0 is the road."""
     width_m: float
-    """Extent across the view, from the region's box."""
+    """Extent across the line of sight, from the region's box."""
     height_m: float
     """Extent upwards, from the region's box."""
     distance_m: float
@@ -25,36 +30,83 @@ class Hazard:
     score: float
     """Mean anomaly score of the region, in [0, 1]."""
     region: Region
+    covariance: tuple[float, float, float]
+    """Of the position, in square metres: xx, xy, yy."""
+
+    @property
+    def distance_std_m(self) -> float:
+        """Standard deviation of the distance."""
+        return self._std(self.position[0], self.position[1])
+
+    @property
+    def across_std_m(self) -> float:
+        """Standard deviation of the position across the line from base_link's origin."""
+        return self._std(-self.position[1], self.position[0])
+
+    def _std(self, x: float, y: float) -> float:
+        xx, xy, yy = self.covariance
+        square = x * x + y * y
+        return max(0.0, (x * x * xx + 2 * x * y * xy + y * y * yy) / square if square else (xx + yy) / 2) ** 0.5
 
 
 def to_hazards(
-    regions: Iterable[Region], camera: Camera, *, max_distance_m: float = 120.0, min_area: int = 1
+    regions: Iterable[Region],
+    camera: Camera,
+    *,
+    uncertainty: Uncertainty = EXPECTED,
+    max_distance_m: float = 120.0,
+    min_area: int = 1,
+    min_size_m: float = 0.0,
 ) -> list[Hazard]:
     """Hazards of the regions that stand on the road, the nearest first.
 
-    The contact point is the bottom centre of the region's box, on the lower edge of its last pixel row. Regions whose
-    contact point lies at or above the horizon, farther than `max_distance_m`, or that have fewer than `min_area`
-    pixels are left out: a single camera cannot place them. Raises ValueError for a maximum that is not positive.
+    Left out are regions whose contact point lies at or above the horizon, out of the lens's view or farther than
+    `max_distance_m` (a single camera cannot place them), those of fewer than `min_area` pixels, and those whose width
+    and height are both below `min_size_m`. Raises ConfigError for a maximum that is not positive.
     """
     if not max_distance_m > 0:
-        raise ValueError(f"max_distance_m must be positive, not {max_distance_m}")
-    placed = (_place(region, camera) for region in regions if region.area >= min_area)
-    found = [hazard for hazard in placed if hazard is not None and hazard.distance_m <= max_distance_m]
-    return sorted(found, key=lambda hazard: hazard.distance_m)
+        raise ConfigError(f"max_distance_m must be positive, not {max_distance_m}")
+    candidates = [region for region in regions if region.area >= min_area]
+    contacts = np.array([(region.contact_x, region.contact_y) for region in candidates]).reshape(-1, 2)
+    points = camera.road_points(contacts)
+    spread = camera.road_covariances(contacts, uncertainty)
+    distances = np.hypot(points[:, 0], points[:, 1])
+    placed = np.flatnonzero((distances <= max_distance_m) & np.isfinite(spread).all(axis=(1, 2)))  # NaN is not
+    nearest = placed[np.argsort(distances[placed])]
+    sizes = _sizes([candidates[i] for i in nearest], contacts[nearest], points[nearest], camera)
+    return [
+        Hazard(
+            position=(float(points[i, 0]), float(points[i, 1]), 0.0),
+            width_m=float(width),
+            height_m=float(height),
+            distance_m=float(distances[i]),
+            score=candidates[i].score,
+            region=candidates[i],
+            covariance=(float(spread[i, 0, 0]), float(spread[i, 0, 1]), float(spread[i, 1, 1])),
+        )
+        for i, (width, height) in zip(nearest, sizes, strict=True)
+        if max(width, height) >= min_size_m
+    ]
 
 
-def _place(region: Region, camera: Camera) -> Hazard | None:
-    # Pixel i covers i - 0.5 .. i + 0.5, so a box of height h that starts in row y ends at y + h - 0.5.
-    point = camera.road_point(region.x + (region.width - 1) / 2, region.y + region.height - 0.5)
-    if point is None:
-        return None
-    x, y, _ = point
-    depth = camera.depth(x)
-    return Hazard(
-        position=point,
-        width_m=region.width * depth / camera.fx,
-        height_m=region.height * depth / camera.fy,
-        distance_m=math.hypot(x, y),
-        score=region.score,
-        region=region,
-    )
+def _sizes(regions: list[Region], contacts: np.ndarray, points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Width and height [N, 2] in metres of the boxes on upright planes that face the camera at the contact points.
+
+    A box is measured along its lines from the contact point to its edges, as far as the lens sees them. Pixel i covers
+    i - 0.5 .. i + 0.5.
+    """
+    if not regions:
+        return np.zeros((0, 2))
+    u, v = contacts.T
+    left, top, width = np.array([(region.x, region.y, region.width) for region in regions], float).T
+    edges = np.stack([np.c_[left - 0.5, v], np.c_[left + width - 0.5, v], np.c_[u, top - 0.5]])
+    on_way = contacts + ON_WAY[:, None, None, None] * (edges - contacts)
+    rays = camera.rays(on_way.reshape(-1, 2)).reshape(-1, len(regions), 3)
+    away = points[:, :2] - camera.mount.position[:2]
+    reach = np.linalg.norm(away, axis=1)
+    ahead = away / np.maximum(reach, 1e-9)[:, None]
+    advance = np.einsum("kni,ni->kn", rays[..., :2], ahead)
+    met = rays * np.where(advance > 1e-3, reach / advance, np.nan)[..., None]
+    across = np.einsum("kni,ni->kn", met[..., :2], ahead[:, ::-1] * (-1, 1))
+    up = camera.mount.position[2] + met[..., 2]
+    return np.c_[np.nanmax(across, axis=0) - np.nanmin(across, axis=0), np.nanmax(up, axis=0)]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
+from mgcda_core.inference.compressed import decode
 from mgcda_core.inference.encodings import to_rgb
 from mgcda_core.inference.sources import BAG_SUFFIXES, Frame, SourceError, natural_key
 
@@ -166,11 +166,7 @@ def _info_topic(image: str, msgtype: str, with_infos: set[str]) -> str | None:
 def _decode(message: Any, msgtype: str) -> np.ndarray:
     if msgtype == RAW_TYPE:
         return to_rgb(message.data, message.height, message.width, message.encoding, message.step, message.is_bigendian)
-    data = np.frombuffer(message.data, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        raise ValueError(f"compressed image of format {message.format!r} with {data.size} bytes cannot be decoded")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return decode(message.data, message.format)
 
 
 def _opened(path: Path) -> AnyReader:

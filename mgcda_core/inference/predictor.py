@@ -21,7 +21,8 @@ Scale = Literal["input", "network"]
 MOST_CROPPED = 0.8
 """Largest `crop_top`."""
 _USUAL = (720, 1280)
-_UNSEEN_LOGIT = -80.0  # the least that `Prediction.score` tells apart; finite, so that every metric and file takes it
+UNSEEN_LOGIT = -80.0
+"""Of rows that were not looked at: the least that `Prediction.score` tells apart, finite for metrics and files."""
 
 
 class Predictor:
@@ -124,7 +125,7 @@ class Predictor:
         timings: dict[str, float],
     ) -> Prediction:
         if top:
-            logits = _padded(logits, top, _UNSEEN_LOGIT)
+            logits = _padded(logits, top, UNSEEN_LOGIT)
             segmentation = None if segmentation is None else _padded(segmentation, top, IGNORE)
         if logits.shape != size:
             logits = cv2.resize(logits, size[::-1], interpolation=cv2.INTER_LINEAR)

@@ -26,7 +26,7 @@ def running(
     ros: None, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
     """One node with tiny weights for a whole module."""
-    arguments = ["--ros-args", "-p", f"weights:={tiny_weights}", "-p", "camera_height:=2.0"]
+    arguments = ["--ros-args", "-p", f"weights:={tiny_weights}", "-p", "camera_height:=2.0", "-p", "confirm_hits:=1"]
     with node_and_client(arguments, tmp_path_factory.mktemp("node")) as parts:
         yield parts
 

@@ -18,8 +18,9 @@ from tiny_artefact import ANY, expected, write_artefact
 
 from mgcda_core.inference.predictor import Predictor
 from mgcda_core.inference.sidecar import Dimension
-from mgcda_ros.diagnostics import FrameStatistics, judge
+from mgcda_ros.diagnostics import Condition, FrameStatistics, Passage, judge
 from mgcda_ros.engine_build import EngineBuild, command
+from mgcda_ros.node_parameters import NodeParameters
 from mgcda_ros.node_process import stop_node, wait_active
 
 # Prints as `mgcda build-engine` does, and ends as the file named by its argument says.
@@ -117,9 +118,10 @@ def test_the_command_is_the_one_for_users(tmp_path: Path) -> None:
 def test_diagnostics_say_how_it_stands() -> None:
     statistics = FrameStatistics()
     statistics.received()
-    statistics.published(0.01)
+    statistics.published(Passage(0.01))
     for level, state in ((b"\0", "building 7 s"), (b"\0", "ready"), (b"\1", "failed: no kernel")):
-        assert judge(statistics.snapshot(), "active", "/image", None, state) == (level, f"active, engine {state}")
+        said = judge(statistics.snapshot(), Condition("active", engine=state), "/image", NodeParameters())
+        assert said == (level, f"active, engine {state}")
 
 
 # The node with an engine to build: its plan and its builder are stand-ins; the "engine" runs in ONNX Runtime.
@@ -127,11 +129,11 @@ NODE = """
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from mgcda_ros import lifecycle_node, node
+from mgcda_ros import network, node
 onnx, end, builder = sys.argv[1:4]
 engine = SimpleNamespace(onnx=Path(onnx), library="onnxruntime")
-lifecycle_node.pending_engine = lambda weights, device, backend: engine
-lifecycle_node.command = lambda engine, device: [sys.executable, "-c", builder, end]
+network.pending_engine = lambda *_: engine
+network.command = lambda engine, device: [sys.executable, "-c", builder, end]
 sys.exit(node.main(sys.argv[4:]))
 """
 

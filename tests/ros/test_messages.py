@@ -1,4 +1,4 @@
-"""Messages <-> arrays, the camera behind them, and outputs nobody asked for."""
+"""Arrays <-> messages, and outputs nobody asked for."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from std_msgs.msg import Header
 
 from mgcda_core.inference.encodings import from_rgb
 from mgcda_core.prediction import Prediction
+from mgcda_ros.conversion import to_rgb
 from mgcda_ros.image_input import choose_reliability
-from mgcda_ros.messages import Outputs, is_calibrated, mask_message, score_message, to_camera, to_image, to_rgb
-from mgcda_ros.parameters import NodeParameters
+from mgcda_ros.messages import (
+    is_calibrated,
+    mask_message,
+    overlay_message,
+    score_message,
+    segmentation_message,
+    to_image,
+)
+from mgcda_ros.outputs import Outputs
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
-PREDICTION = Prediction(np.linspace(-3, 3, 54, dtype=np.float32).reshape(6, 9))
+PREDICTION = Prediction(np.linspace(-3, 3, 54, dtype=np.float32).reshape(6, 9), segmentation=np.zeros((6, 9), np.uint8))
 
 
 def test_an_image_message_comes_back():
@@ -41,12 +49,14 @@ def test_mask_and_score():
     np.testing.assert_array_equal(np.frombuffer(score.data, "<f4").reshape(6, 9), PREDICTION.score)
 
 
-def test_camera_from_info_scaled_and_from_the_field_of_view():
-    info = CameraInfo(height=12, width=18, k=[20.0, 0.0, 8.5, 0.0, 22.0, 5.5, 0.0, 0.0, 1.0])
-    camera = to_camera(info, (6, 9), NodeParameters(camera_height=2.0, camera_pitch=0.1))
-    assert (camera.fx, camera.fy, camera.height_m, camera.pitch_rad) == (10.0, 11.0, 2.0, 0.1)
-    assert (camera.cx, camera.cy) == (4.0, 2.5)
-    assert to_camera(None, (6, 9), NodeParameters(horizontal_fov=np.pi / 2)).fx == pytest.approx(4.5)
+def test_segmentation_and_an_overlay_of_a_mask_at_the_networks_size():
+    train_ids = np.arange(54, dtype=np.uint8).reshape(6, 9)
+    message = segmentation_message(Header(), train_ids)
+    assert (message.encoding, message.step) == ("mono8", 9)
+    np.testing.assert_array_equal(np.frombuffer(message.data, np.uint8).reshape(6, 9), train_ids)
+    drawn = overlay_message(Header(), np.full((12, 18, 3), 77, np.uint8), PREDICTION, 0.0)
+    assert (drawn.height, drawn.width, drawn.encoding) == (6, 9, "bgr8")
+    assert set(drawn.data) == {77}
 
 
 def test_an_uncalibrated_info_is_known():
@@ -76,14 +86,17 @@ class FakeNode:
         return self.publishers.setdefault(topic, FakePublisher(self.subscribers))
 
 
+@pytest.mark.parametrize(("camera", "before"), [("", "~/"), ("front", "~/front/")])
 @pytest.mark.parametrize("subscribers", [0, 1])
-def test_score_and_overlay_are_made_for_subscribers_only(subscribers: int):
+def test_what_nobody_subscribes_is_not_made(subscribers: int, camera: str, before: str):
     node: Any = FakeNode(subscribers)
-    outputs = Outputs(node)
+    outputs = Outputs(node, camera)
     outputs.publish_mask(Header(), PREDICTION)
+    outputs.publish_hazards(Header(), [], "base_link")
     outputs.publish_pictures(Header(), IMAGE, PREDICTION, 1.0)
     sent = {topic: len(publisher.sent) for topic, publisher in node.publishers.items()}
-    assert sent == {"~/mask": 1, "~/score": subscribers, "~/overlay": subscribers, "~/hazards": 0}
+    lazy = dict.fromkeys(("score", "overlay", "segmentation", "hazards_info"), subscribers)
+    assert sent == {before + name: count for name, count in {"mask": 1, "hazards": 1, **lazy}.items()}
 
 
 @pytest.mark.parametrize(

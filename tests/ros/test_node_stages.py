@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builtin_interfaces.msg import Time
 from node_client import Client, node_and_client
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -19,8 +18,10 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tiny_artefact import write_artefact
 
+from mgcda_ros.camera_stream import Frame
 from mgcda_ros.lifecycle_node import MgcdaNode
-from mgcda_ros.messages import Outputs, to_image
+from mgcda_ros.messages import to_image
+from mgcda_ros.outputs import Outputs
 
 pytestmark = pytest.mark.ros
 SIZE = (120, 160)
@@ -35,9 +36,9 @@ def published(ros: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     def mask(self: Outputs, header: Header, prediction: object) -> None:
         said.append(f"mask {header.stamp.sec}")
 
-    def hazards(self: Outputs, hazards: object, stamp: Time, frame: str) -> None:
+    def hazards(self: Outputs, header: Header, *_: object) -> None:
         time.sleep(SLOW_S)
-        said.append(f"hazards {stamp.sec}")
+        said.append(f"hazards {header.stamp.sec}")
 
     # rclpy keeps the lifecycle services of a node that is gone: in later tests they would be taken for the real one's.
     silent = partialmethod(LifecycleNode.__init__, enable_communication_interface=False)
@@ -47,8 +48,8 @@ def published(ros: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     node = MgcdaNode()
     node.set_parameters([Parameter("weights", value=str(write_artefact(tmp_path / "tiny.onnx")))])
     node.start()
-    assert node._predictor is not None
-    backend: Any = node._predictor.backend
+    assert node.network.predictor is not None
+    backend: Any = node.network.predictor.backend
     backend.device = "cuda:0 pretended"
     yield node, said
     node.close()
@@ -61,29 +62,33 @@ def frame(number: int) -> Image:
     return message
 
 
+def send(node: MgcdaNode, number: int) -> None:
+    node._on_image(Frame(node.streams[""], frame(number), time.monotonic()))
+
+
 def test_every_mask_has_its_hazards_in_order_and_drops_are_counted(published: tuple[MgcdaNode, list[str]]) -> None:
     node, said = published
     for number in range(1, 31):
-        node._on_image(frame(number))
+        send(node, number)
         time.sleep(SLOW_S / 10)
     node.close()  # ends both threads; a mask that is out still gets its hazards
     masks, hazards = ([line.split()[1] for line in said if line.startswith(kind)] for kind in ("mask", "hazards"))
     assert masks == hazards == sorted(masks, key=int)
     assert 2 <= len(masks) < 30
     assert said[1].startswith("mask")  # the second frame's, before the first one's hazards
-    counts = node._statistics.snapshot()
+    counts = node.streams[""].statistics.snapshot()
     assert (counts.frames_in, counts.masks_out, counts.errors) == (30, len(masks), 0)
     assert 30 - len(masks) - 2 <= counts.dropped <= 30 - len(masks)  # at the end one or two were still waiting
 
 
 def test_on_a_cpu_one_frame_comes_after_the_other(published: tuple[MgcdaNode, list[str]]) -> None:
     node, said = published
-    assert node._predictor is not None
-    backend: Any = node._predictor.backend
+    assert node.network.predictor is not None
+    backend: Any = node.network.predictor.backend
     backend.device = "cpu"
-    node._on_image(frame(1))
+    send(node, 1)
     wait_for(lambda: said == ["mask 1"])
-    node._on_image(frame(2))
+    send(node, 2)
     wait_for(lambda: len(said) == 4)
     assert said == ["mask 1", "hazards 1", "mask 2", "hazards 2"]
 
@@ -98,10 +103,10 @@ def test_errors_of_the_second_stage_are_counted_and_the_node_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(Outputs, "publish_hazards", broken)
-        node._on_image(frame(1))
-        wait_for(lambda: node._statistics.snapshot().errors == 1)
-    assert "no place for it" in (node._statistics.snapshot().recent_error or "")
-    node._on_image(frame(2))
+        send(node, 1)
+        wait_for(lambda: node.streams[""].statistics.snapshot().errors == 1)
+    assert "no place for it" in (node.streams[""].statistics.snapshot().recent_error or "")
+    send(node, 2)
     wait_for(lambda: said[-1] == "hazards 2")
     assert said == ["mask 1", "mask 2", "hazards 2"]
 
@@ -111,7 +116,7 @@ def test_deactivation_tells_of_a_second_stage_that_does_not_end(
 ) -> None:
     node, said = published
     monkeypatch.setattr(MgcdaNode._halt, "__defaults__", (0.02,))
-    node._on_image(frame(1))
+    send(node, 1)
     wait_for(lambda: said == ["mask 1"])
     started = time.monotonic()
     assert node.on_deactivate(LifecycleState("active", 3)) == TransitionCallbackReturn.SUCCESS

@@ -18,23 +18,23 @@ pytestmark = pytest.mark.ros
 STUCK = """
 import sys, time, types
 import torch
-from mgcda_ros import lifecycle_node, node
+from mgcda_ros import lifecycle_node, network, node
 
 class Predictor:
-    backend = types.SimpleNamespace(device="cpu", name="slow", sha256="")
+    backend = types.SimpleNamespace(device="cpu", name="slow", sha256="", max_batch=1)
     config = types.SimpleNamespace(threshold=0.5)
 
     def warm_up(self):
         pass
 
-    def __call__(self, image):
+    def batch(self, images):
         print("in work", flush=True)
         end = time.monotonic() + 20.0
         while time.monotonic() < end:
             torch.nn.functional.conv2d(torch.ones(1, 8, 64, 64), torch.ones(8, 8, 3, 3))
 
 torch.set_num_threads(1)
-lifecycle_node.load = lambda *_, **__: Predictor()
+network.load = lambda *_, **__: Predictor()
 lifecycle_node.EXIT_TIMEOUT_S = 0.2
 sys.exit(node.main())
 """

@@ -1,0 +1,206 @@
+"""One camera of the node: its topics, its figures, and what is remembered of its frames."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from std_msgs.msg import Header
+
+from mgcda_core.hazards.ground_plane import Camera, Uncertainty
+from mgcda_core.hazards.lens import Lens
+from mgcda_core.hazards.regions import to_hazards
+from mgcda_core.hazards.tracks import Tracker
+from mgcda_core.hazards.zones import Zones
+from mgcda_core.inference.temporal import TemporalFilter
+from mgcda_core.prediction import Prediction
+from mgcda_ros import parameters
+from mgcda_ros.conversion import to_rgb
+from mgcda_ros.diagnostics import FrameStatistics, Passage, age
+from mgcda_ros.image_input import ImageInput, ImageMessage
+from mgcda_ros.mounting import Mounting
+from mgcda_ros.node_parameters import CameraParameters, NodeParameters
+from mgcda_ros.outputs import Outputs
+
+LOG_THROTTLE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message and the moment it arrived."""
+
+    stream: CameraStream
+    message: ImageMessage
+    arrival: float
+    """time.monotonic() in seconds."""
+
+    @property
+    def seconds(self) -> float:
+        """The header's stamp, or the arrival of a frame without one, in seconds."""
+        stamp = self.message.header.stamp
+        return stamp.sec + stamp.nanosec * 1e-9 if stamp.sec or stamp.nanosec else self.arrival
+
+
+@dataclass(frozen=True)
+class Described:
+    """A frame whose mask is out: what its hazards and pictures are made of."""
+
+    stream: CameraStream
+    header: Header
+    seconds: float
+    image: np.ndarray
+    """uint8 [H, W, 3] RGB."""
+    prediction: Prediction
+    now: NodeParameters
+    """Those its mask was made with."""
+
+
+class CameraStream:
+    """Subscriptions, outputs, zones, filter and tracker of one camera.
+
+    `decode` and `answer` run in the network's thread, `describe` in that one or another, the rest in the executor's.
+    """
+
+    def __init__(self, node: LifecycleNode, name: str, mounting: Mounting, on_frame: Callable[[Frame], None]) -> None:
+        self.name = name
+        self.parameters = parameters.declare(node, CameraParameters, name)
+        """Replaced, never changed, so that any thread may read it."""
+        self.statistics = FrameStatistics()
+        self.frame_size = (0, 0)
+        """Height and width of the last frame, (0, 0) before the first."""
+        self.last: Described | None = None
+        self.input = ImageInput(node, name, lambda message: on_frame(Frame(self, message, time.monotonic())))
+        self._node = node
+        self._mounting = mounting
+        self._outputs: Outputs | None = None
+        self._zones: tuple[tuple[object, ...], Zones] = ((), Zones())
+        self._filter: tuple[tuple[object, ...], TemporalFilter] = (("none", 0.0), TemporalFilter("none"))
+        self._tracker: tuple[tuple[object, ...], Tracker] = ((), Tracker())
+        self._told: set[str] = set()
+
+    def configure(self) -> None:
+        """Create the output topics."""
+        self._outputs = Outputs(self._node, self.name)
+
+    def open(self, now: NodeParameters) -> None:
+        """Subscribe. Raises ConfigError for an ego mask that cannot be read."""
+        self.statistics.restart()
+        self._told.clear()
+        self._prepare(now, fresh=True)
+        self.input.open(now.transport, now.reliability)
+
+    def close(self) -> None:
+        """Unsubscribe; the output topics stay."""
+        self.input.close()
+
+    def release(self) -> None:
+        """Take the output topics away and forget the last frame."""
+        if self._outputs is not None:
+            self._outputs.destroy()
+        self._outputs = self.last = None
+
+    def decode(self, frame: Frame) -> np.ndarray | None:
+        """uint8 [H, W, 3] RGB of a frame; None, counted and reported, if it cannot be read."""
+        try:
+            image = to_rgb(frame.message)
+        except Exception as error:  # whatever a driver sends
+            self.report(error, decoding=True)
+            return None
+        self.frame_size = (image.shape[0], image.shape[1])
+        stamp = frame.message.header.stamp
+        if not (stamp.sec or stamp.nanosec):
+            self._tell("stamp", f"images on {self.input.topic} have no stamp: their outputs have none either")
+        return image
+
+    def answer(
+        self, frame: Frame, image: np.ndarray, prediction: Prediction, now: NodeParameters, begun: float
+    ) -> Described:
+        """Filter a prediction over time and space and publish its mask; `begun` is when the network was free for it."""
+        self._prepare(now)
+        header = frame.message.header
+        prediction = self._zones[1].cut(self._filter[1](prediction, image, frame.seconds))
+        if self._outputs is not None:
+            self._outputs.publish_mask(header, prediction)
+        done = time.monotonic()
+        since_stamp = age(header.stamp, self._node.get_clock().now().nanoseconds)
+        self.statistics.published(Passage(done - frame.arrival, done - begun, since_stamp))
+        self.last = Described(self, header, frame.seconds, image, prediction, now)
+        return self.last
+
+    def describe(self, frame: Described) -> None:
+        """Publish the hazards of a frame whose mask is out, and the pictures that somebody subscribes."""
+        if self._outputs is None:
+            return
+        now, size = frame.now, frame.prediction.logits.shape
+        scale = (frame.image.shape[0] / size[0], frame.image.shape[1] / size[1])
+        regions = frame.prediction.regions(now.min_region_area)
+        if now.road_only:
+            regions = self._zones[1].on_road(regions, frame.prediction)
+        hazards = to_hazards(
+            regions,
+            self._camera(frame.header.frame_id, (size[0], size[1]), now),
+            uncertainty=Uncertainty(now.pitch_std, now.pixel_std / scale[0]),
+            max_distance_m=now.max_distance,
+            min_size_m=now.min_size,
+        )
+        tracks = [track for track in self._tracker[1].update(hazards, frame.seconds) if track.confirmed]
+        self._outputs.publish_hazards(frame.header, tracks, now.base_frame, scale)
+        self._outputs.publish_pictures(frame.header, frame.image, frame.prediction, now.overlay_alpha)
+        self._outputs.publish_labels(frame.header, frame.prediction.threshold)
+
+    def report(self, error: Exception, decoding: bool = False) -> None:
+        """Log (throttled) and count a frame that failed. Any thread may call it."""
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        self.statistics.failed(f"{self.input.topic}: {reason}", decoding)
+        log = self._node.get_logger()
+        log.error(f"frame on {self.input.topic} skipped: {reason}", throttle_duration_sec=LOG_THROTTLE_S)
+        log.debug("".join(traceback.format_exception(error)))
+
+    def facts(self) -> dict[str, str]:
+        """What diagnostics say of this camera beside its figures."""
+        height, width = self.frame_size
+        return {
+            "camera": self.name,
+            "topic": self.input.topic,
+            "reliability": self.input.reliability.name.lower(),
+            "frame": f"{height}x{width}" if height else "",
+            "camera_info": "yes" if self.input.camera_info is not None else "no",
+            "temporal_filter": self._filter[1].kind,
+        }
+
+    def _prepare(self, now: NodeParameters, fresh: bool = False) -> None:
+        """Make zones, filter and tracker anew where their parameters changed, or all of them."""
+        own = self.parameters
+        zones = (own.roi, own.ego_mask, own.lane)
+        if fresh or zones != self._zones[0]:
+            roi, lane = (() if polygon == (0.0,) else polygon for polygon in (own.roi, own.lane))
+            self._zones = (zones, Zones(roi, own.ego_mask, lane))
+        kind = (now.temporal_filter, now.temporal_seconds)
+        if fresh or kind != self._filter[0]:
+            self._filter = (kind, TemporalFilter(*kind))
+        follow = (min(now.confirm_hits, now.confirm_window), now.confirm_window, now.track_timeout)
+        if fresh or follow != self._tracker[0]:
+            self._tracker = (follow, Tracker(confirm_hits=follow[0], confirm_window=follow[1], timeout_s=follow[2]))
+
+    def _camera(self, optical_frame: str, size: tuple[int, int], now: NodeParameters) -> Camera:
+        info = self.input.camera_info
+        if info is None:
+            self._tell(
+                "info",
+                f"no CameraInfo on {self.input.info_topic} yet: hazards are placed with the parameter "
+                f"horizontal_fov = {self.parameters.horizontal_fov} rad",
+            )
+            lens = Lens.from_field_of_view(size, self.parameters.horizontal_fov)
+        else:
+            lens = Lens.from_camera_info(info, size, rectified=self.parameters.rectified)
+        return Camera(lens, self._mounting.mount(optical_frame, now.base_frame, self.parameters))
+
+    def _tell(self, what: str, text: str) -> None:
+        """Log a line once while the camera is open."""
+        if what not in self._told:
+            self._told.add(what)
+            self._node.get_logger().info(text)
