@@ -14,9 +14,9 @@ test = ["pytest", "pytest-timeout", "hypothesis", "scikit-learn"]
 dev = ["ruff", "pyright", "import-linter"]
 
 
-def files(folder: str, pattern: str) -> list[str]:
+def files(folder: str, *endings: str) -> list[str]:
     """Sorted paths of `folder`, relative to this file: colcon runs it with the package as working directory."""
-    return sorted(str(path) for path in Path(folder).glob(pattern))
+    return sorted(str(path) for path in Path(folder).iterdir() if path.suffix in endings)
 
 
 setup(
@@ -42,8 +42,8 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),
-        (f"share/{PACKAGE}/launch", files("launch", "*.launch.py")),
-        (f"share/{PACKAGE}/config", files("config", "*.yaml") + files("config", "*.xml")),
+        (f"share/{PACKAGE}/launch", files("launch", ".py", ".xml")),
+        (f"share/{PACKAGE}/config", files("config", ".yaml", ".xml", ".rviz", ".json")),
     ],
     # PyTorch is left out on purpose: on a Jetson it is NVIDIA's wheel, elsewhere `pip install torch`.
     install_requires=["numpy", "pyyaml", "safetensors", "opencv-python-headless"],

@@ -170,6 +170,7 @@ class CameraStream:
             "frame": f"{height}x{width}" if height else "",
             "camera_info": "yes" if self.input.camera_info is not None else "no",
             "temporal_filter": self._filter[1].kind,
+            "temporal_lost": str(self._filter[1].lost),
         }
 
     def _prepare(self, now: NodeParameters, fresh: bool = False) -> None:

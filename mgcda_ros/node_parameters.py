@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mgcda_core.inference.backend import CHOICES, PRECISIONS
 from mgcda_core.inference.predictor import MOST_CROPPED
-from mgcda_core.inference.temporal import KINDS
+from mgcda_core.inference.temporal import KINDS, SECONDS, Kind
 
 Change = Literal["live", "inactive", "unconfigured", "never"]
 """When a parameter may change: at any time, before activation, before configuration, only at start."""
@@ -138,13 +138,13 @@ class NodeParameters:
     threshold: float = _parameter(
         -1.0, "Score from which a pixel is masked; negative takes the weights' own.", low=-1.0, high=1.0
     )
-    temporal_filter: str = _parameter(
+    temporal_filter: Kind = _parameter(
         "none",
         "Filter of the scores over the frames of a camera: ema averages, vote compensates the motion first.",
         choices=KINDS,
     )
     temporal_seconds: float = _parameter(
-        0.2, "Time constant of temporal_filter in seconds; longer is calmer and later.", low=0.01, high=5.0
+        SECONDS, "Time constant of temporal_filter in seconds; longer is calmer and later.", low=0.01, high=5.0
     )
     min_region_area: int = _parameter(
         100, "Smallest region, in pixels of the mask, that becomes a hazard.", low=1, high=100_000_000

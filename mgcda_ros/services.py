@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
@@ -22,7 +22,8 @@ class Services:
         self._saved = SavedFrames(node.current.save_folder, node.current.save_limit)
         self._waiting: list[tuple[Loading, Future[None]]] = []
         node.create_service(SetBool, "~/enable", self._enable)
-        node.create_service(Trigger, "~/reload_model", self._reload_model)
+        reload_model: Any = self._reload_model  # rclpy takes coroutines, its annotation does not say so
+        node.create_service(Trigger, "~/reload_model", reload_model)
         node.create_service(Trigger, "~/save_frame", self._save_frame)
 
     def poll(self) -> None:

@@ -58,8 +58,8 @@ def answers(
         mask = (score >= 0.6).astype(np.uint8) * 255
         messages.append(("/n/mask", RAW, stamp + 2, image(mask, stamp, "mono8")))
         if hazards:
-            region = Region(0, 0, 1, 1, 1, 0.7)
-            placed = [Hazard((x, y, 0.0), 1.0, 1.0, x, 0.7, region) for x, y in hazards[i]]
+            region = Region(0, 0, 1, 1, 1, 0.7, 0.0, 0.5)
+            placed = [Hazard((x, y, 0.0), 1.0, 1.0, x, 0.7, region, (0.1, 0.0, 0.1)) for x, y in hazards[i]]
             messages.append(("/n/hazards", MARKERS_TYPE, stamp + 3, Markers(STORE).to_markers(placed, stamp)))
         messages.append(("/n/score", RAW, stamp + 4, image(score.astype(np.float32), stamp, "32FC1")))
     return messages

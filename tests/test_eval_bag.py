@@ -22,6 +22,7 @@ from mgcda_core.evaluation.bag.outputs import RecordedOutputs
 from mgcda_core.evaluation.pixel_metrics import ExactMetrics
 from mgcda_core.evaluation.scorers import Scorer
 from mgcda_core.hazards.regions import Hazard, to_hazards
+from mgcda_core.hazards.tracks import Track
 from mgcda_core.inference.predictor import load
 from mgcda_core.inference.sources import SourceError, open_source
 from mgcda_core.prediction import Region
@@ -143,7 +144,7 @@ def test_hazards_stand_where_the_camera_info_says(tmp_path: Path, drive: Path, t
         k = next(reader.deserialize(raw, c.msgtype).k for c, _, raw in reader.messages(infos))  # pyright: ignore
     camera = judge.PredictedAnswers(predictor, [], judge.Mount(1.5, 0.0, 1.2), 1, 0)._camera
     frame = next(iter(judge.Drive(drive).frames()))
-    assert camera(frame).fx == pytest.approx(k[0])  # the drive's camera has the default field of view
+    assert camera(frame).lens.fx == pytest.approx(k[0])  # the drive's camera has the default field of view
     hazards = to_hazards(predictor(frame.image).regions(1), camera(frame))
     first = next(iter(RecordedOutputs(tmp_path / "outputs")))
     assert np.allclose(first.hazards, [hazard.position[:2] for hazard in hazards])
@@ -290,11 +291,12 @@ def test_markers_are_those_of_the_node() -> None:
     markers = pytest.importorskip("mgcda_ros.markers")
     time = pytest.importorskip("builtin_interfaces.msg").Time(sec=5, nanosec=7)
     serialize = pytest.importorskip("rclpy.serialization").serialize_message
-    region = Region(0, 0, 1, 1, 1, 0.7)
+    region = Region(0, 0, 1, 1, 1, 0.7, 0.0, 0.5)
     hazards = [
-        Hazard((9.2, -1.0, 0.0), 0.03, 1.2, 9.3, 0.7, region),
-        Hazard((4.0, 2.0, 0.0), 1.0, 0.5, 4.5, 1.0, region),
+        Hazard((9.2, -1.0, 0.0), 0.03, 1.2, 9.3, 0.7, region, (0.2, 0.1, 0.2)),
+        Hazard((4.0, 2.0, 0.0), 1.0, 0.5, 4.5, 1.0, region, (0.1, 0.0, 0.1)),
     ]
-    of_node = STORE.deserialize_cdr(bytes(serialize(markers.to_markers(hazards, time, "base_link"))), MARKERS_TYPE)
+    tracks = [Track(i, hazard, (0.0, 0.0), (1.0, 1.0), 0.0, 0.0, 1, True, 1.0) for i, hazard in enumerate(hazards)]
+    of_node = STORE.deserialize_cdr(bytes(serialize(markers.to_markers(tracks, time, "base_link"))), MARKERS_TYPE)
     ours = STORE.serialize_cdr(Markers(STORE).to_markers(hazards, 5_000_000_007), MARKERS_TYPE)
     assert repr(STORE.deserialize_cdr(ours, MARKERS_TYPE)) == repr(of_node)

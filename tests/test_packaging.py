@@ -16,8 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = ("setup.py", "setup.cfg", "pyproject.toml", "package.xml", "LICENSE")
 FOLDERS = ("mgcda_core", "mgcda_ros", "launch", "config", "resource")
 EXEC_DEPEND = """
-    rclpy sensor_msgs std_msgs std_srvs visualization_msgs diagnostic_msgs geometry_msgs lifecycle_msgs cv_bridge launch
-    launch_ros python3-numpy python3-opencv python3-yaml
+    rclpy sensor_msgs std_msgs std_srvs visualization_msgs diagnostic_msgs geometry_msgs lifecycle_msgs rcl_interfaces
+    builtin_interfaces tf2_ros_py cv_bridge launch launch_ros launch_xml ros2bag
+    python3-numpy python3-opencv python3-yaml
 """
 
 
@@ -68,8 +69,10 @@ def test_the_installed_node_finds_its_files(installed: Path, tmp_path: Path):
 def test_every_file_ros_looks_for_is_installed(installed: Path):
     share = installed / "share" / "mgcda_ros"
     assert (installed / "share/ament_index/resource_index/packages/mgcda_ros").is_file()
-    expected = ["package.xml", "launch/mgcda.launch.py", "config/node.yaml", "config/fastdds_large_images.xml"]
-    assert [name for name in expected if not (share / name).is_file()] == []
+    shared = [*(ROOT / "launch").iterdir(), *(ROOT / "config").iterdir(), ROOT / "package.xml"]
+    expected = [path.relative_to(ROOT) for path in shared if path.is_file()]
+    assert {"mgcda.launch.xml", "cyclonedds.xml", "mgcda.rviz", "foxglove_layout.json"} <= {p.name for p in expected}
+    assert [str(name) for name in expected if not (share / name).is_file()] == []
     for package in ("mgcda_core", "mgcda_ros"):
         assert (installed / package / "py.typed").is_file()
     shipped = {path.name for path in (ROOT / "mgcda_core/weights").iterdir() if path.suffix != ".py" and path.is_file()}

@@ -21,7 +21,7 @@ class Uncertainty:
 
     pitch_std_rad: float = 0.01
     """Of the line of sight against the road: braking, load, slope, calibration."""
-    pixel_std_px: float = 1.5
+    pixel_std_px: float = 3.0
     """Of a contact point in the image, along each axis."""
     height_std_m: float = 0.03
     """Of the camera's height: load and springs."""

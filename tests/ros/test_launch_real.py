@@ -64,7 +64,8 @@ def started(name: str, **given: str) -> tuple[dict[str, Any], dict[str, str], di
         elif option == "-p":
             parameters.update({value.partition(":=")[0]: yaml.safe_load(value.partition(":=")[2])})
         elif option == "-r" and ":=" in value:  # the node's own name and namespace are filled in when it starts
-            remappings.update([value.split(":=")])
+            own, topic = value.split(":=")
+            remappings[own] = topic
     return parameters, remappings, {k: v for k, v in context.environment.items() if k.endswith("PROFILES_FILE")}
 
 

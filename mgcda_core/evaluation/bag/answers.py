@@ -15,9 +15,12 @@ import numpy as np
 from mgcda_core.evaluation.bag.outputs import Outputs, RecordedOutputs
 from mgcda_core.evaluation.scorers import Scorer
 from mgcda_core.hazards.ground_plane import Camera
+from mgcda_core.hazards.lens import Lens
+from mgcda_core.hazards.mount import Mount as CameraMount
 from mgcda_core.hazards.regions import Hazard, to_hazards
 from mgcda_core.inference.bags import RecordedFrame
 from mgcda_core.inference.predictor import Predictor
+from mgcda_core.inference.temporal import TemporalFilter
 from mgcda_core.prediction import Prediction
 
 FIGURES = ("frames_in", "masks_out", "hazards", "latency_p50_ms", "latency_p95_ms")
@@ -50,17 +53,24 @@ class Mount:
 
 
 class PredictedAnswers:
-    """The predictor's answer to each frame, with hazards placed as the node places them.
+    """The predictor's answer to each frame after the temporal filter, with hazards placed as the node places them.
 
     infos: (stamp in ns, CameraInfo) by stamp; a frame takes the last calibrated one up to its stamp, or the first.
     """
 
     def __init__(
-        self, predictor: Predictor, infos: Sequence[tuple[int, Any]], mount: Mount, min_area: int, expected: int
+        self,
+        predictor: Predictor,
+        steady: TemporalFilter,
+        infos: Sequence[tuple[int, Any]],
+        mount: Mount,
+        min_area: int,
+        expected: int,
     ) -> None:
         self.expected, self.replay, self.waited = expected, dict[str, Any](), False
         self.sha256, self.threshold = predictor.backend.sha256, predictor.threshold
         self._predictor, self._mount, self._min_area = predictor, mount, min_area
+        self.steady = steady
         self._infos = [(stamp, info) for stamp, info in infos if np.isfinite(info.k).all() and min(info.k[[0, 4]]) > 0]
         self._warm = False
 
@@ -70,7 +80,7 @@ class PredictedAnswers:
             self._predictor(frame.image)
             self._warm = True
         started = time.perf_counter()
-        prediction = self._predictor(frame.image)
+        prediction = self.steady(self._predictor(frame.image), frame.image, frame.stamp_ns / 1e9)
         mask = prediction.mask
         latency_ms = 1000.0 * (time.perf_counter() - started)
         hazards = to_hazards(prediction.regions(self._min_area), self._camera(frame))
@@ -80,14 +90,12 @@ class PredictedAnswers:
         """Nothing is left over: answers are made for the frames that are asked for."""
 
     def _camera(self, frame: RecordedFrame) -> Camera:
-        height, width = frame.image.shape[:2]
-        mount = {"height_m": self._mount.height_m, "pitch_rad": self._mount.pitch_rad}
+        size = (frame.image.shape[0], frame.image.shape[1])
+        mount = CameraMount.from_angles(self._mount.height_m, pitch_rad=self._mount.pitch_rad)
         if not self._infos:
-            return Camera.from_field_of_view(width, height, self._mount.horizontal_fov_rad, **mount)
+            return Camera(Lens.from_field_of_view(size, self._mount.horizontal_fov_rad), mount)
         before = bisect_right(self._infos, frame.stamp_ns, key=lambda entry: entry[0])
-        info = self._infos[max(before - 1, 0)][1]
-        camera = Camera.from_matrix(info.k.tolist(), **mount)
-        return camera.scaled(width / info.width, height / info.height) if info.width and info.height else camera
+        return Camera(Lens.from_camera_info(self._infos[max(before - 1, 0)][1], size), mount)
 
 
 class RecordedAnswers:
@@ -101,7 +109,7 @@ class RecordedAnswers:
     """
 
     def __init__(self, outputs: RecordedOutputs, segmentation: tuple[Scorer, str], result_json: Path | None) -> None:
-        self.expected, self.threshold = len(outputs.stamps), None
+        self.expected, self.threshold, self.steady = len(outputs.stamps), None, None
         self.replay, self._latencies_ms, rate = _figures(result_json, outputs.masks) if result_json else ({}, {}, 0.0)
         self.waited = rate != 0.0
         self._segment, self.sha256 = segmentation[0].segmentation, segmentation[1]

@@ -52,6 +52,8 @@ class DriveFigures:
     streaming: StreamingScore = field(init=False)
     flicker: Flicker = field(default_factory=Flicker)
     frames: int = 0
+    temporal_ms: list[float] = field(default_factory=list)
+    """Own time of the temporal filter, of the frames it filtered."""
     labelled: int = 0
     _road: int = 0
     _anomalous: int = 0
@@ -71,6 +73,8 @@ class DriveFigures:
         scores, objects = None, (0, 0, 0)
         if label is not None:
             scores, objects = self._judge(frame, logits, label), object_rows(mask, label)
+        if "temporal" in answer.prediction.timings_ms:
+            self.temporal_ms.append(answer.prediction.timings_ms["temporal"])
         row = FrameRow(
             stamp_ns=frame.stamp_ns,
             latency_ms=answer.latency_ms,
@@ -102,6 +106,7 @@ class DriveFigures:
             "hazards": hazards,
             "latency_p50_ms": p50,
             "latency_p95_ms": p95,
+            "latency_temporal_ms": float(np.median(self.temporal_ms)) if self.temporal_ms else None,
             "ap": number(model, "ap"),
             "fpr95": number(model, "fpr95"),
             "msp_ap": number(msp, "ap"),

@@ -26,6 +26,7 @@ from mgcda_core.evaluation.scorers import open_scorer
 from mgcda_core.inference.bags import bag_camera_infos
 from mgcda_core.inference.predictor import load
 from mgcda_core.inference.sources import SourceError
+from mgcda_core.inference.temporal import SECONDS, Kind, TemporalFilter
 from mgcda_core.labels import ANOMALY
 
 KEYS = ("frames_in", "masks_out", "hazards", "latency_p50_ms", "latency_p95_ms", "ap", "fpr95", "msp_ap")
@@ -53,6 +54,8 @@ def eval_bag(
     camera_height: float = CAMERA_HEIGHT,
     camera_pitch: float = CAMERA_PITCH,
     horizontal_fov: float = HORIZONTAL_FOV,
+    temporal: Kind = "none",
+    temporal_seconds: float = SECONDS,
 ) -> None:
     """Judge a recorded drive: latency, hazards, flicker, suspicious moments; with labels metrics and streaming score.
 
@@ -78,6 +81,9 @@ def eval_bag(
         camera_height: height of the camera above the road in metres.
         camera_pitch: pitch of the camera in radians, positive looks down.
         horizontal_fov: horizontal field of view in radians, used if there is no CameraInfo.
+        temporal: filter of the scores over the frames: none; ema, their average where they stand; vote, the same after
+            the past was moved along with the road.
+        temporal_seconds: time constant of the filter in seconds.
 
     ap, fpr95, auroc and msp_ap are pooled over the labelled frames that have an answer, the streaming score over all
     labelled frames. All but the latencies, and with them the streaming score without --latency_ms, repeats exactly.
@@ -92,10 +98,12 @@ def eval_bag(
         "camera_height": camera_height != CAMERA_HEIGHT,
         "camera_pitch": camera_pitch != CAMERA_PITCH,
         "horizontal_fov": horizontal_fov != HORIZONTAL_FOV,
+        "temporal": temporal != "none",
+        "temporal_seconds": temporal_seconds != SECONDS,
     }
     _check_recorded(recorded, result_json, [f"--{name}" for name, given in of_predictions.items() if given])
     _check_least({"latency_ms": latency_ms, "moment_gap_s": moment_gap_s, "min_area": min_area})
-    values = anomaly_numbers(anomaly_values)
+    values, steady = anomaly_numbers(anomaly_values), TemporalFilter(temporal, temporal_seconds)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: give --out the name of a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,7 @@ def eval_bag(
     if recorded is None:
         mount = Mount(camera_height, camera_pitch, horizontal_fov)
         infos = bag_camera_infos(recording, drive.topic, camera_info)
-        answers = PredictedAnswers(load(weights, device, threshold), infos, mount, min_area, len(drive))
+        answers = PredictedAnswers(load(weights, device, threshold), steady, infos, mount, min_area, len(drive))
     else:
         answers = RecordedAnswers(RecordedOutputs(recorded), msp(), result_json)
     figures = DriveFigures(latency_ms, lambda pixels: msp()[0](pixels), answers.waited)
@@ -192,7 +200,13 @@ def _report(
         "image_topic": drive.topic,
         "weights_sha256": answers.sha256,
         "threshold": answers.threshold,
+        "temporal": _temporal(answers.steady),
     }
+
+
+def _temporal(steady: TemporalFilter | None) -> dict[str, Any] | None:
+    """The filter that was on, and how often it found no motion; None for a recording, which does not tell."""
+    return None if steady is None else {"kind": steady.kind, "seconds": steady.seconds, "lost": steady.lost}
 
 
 def report_line(name: str, keys: tuple[str, ...], report: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""Hazards as the MarkerArray the node publishes, built without ROS; mgcda_ros.markers is the model, a test compares."""
+"""Hazards as the MarkerArray the node publishes, built without ROS; mgcda_ros.markers is the model, a test compares.
+
+They are not tracked here: a hazard's id is its place in the frame, and each is drawn as one that is sure.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ MARKERS_TYPE = "visualization_msgs/msg/MarkerArray"
 BASE_FRAME = "base_link"
 SMALLEST_M = 0.05
 TEXT_HEIGHT_M = 0.35
+LINE_WIDTH_M = 0.05
 LIFETIME_NS = 500_000_000
 
 
@@ -50,17 +54,17 @@ class Markers:
         self._store = store
 
     def to_markers(self, hazards: Sequence[Hazard], stamp_ns: int) -> Any:
-        """MarkerArray in base_link (x forward, y left, z up, metres): DELETEALL, then a cube and a text a hazard."""
+        """MarkerArray in base_link (x forward, y left, z up, metres): DELETEALL, then cube, text and line of each."""
         blank = replace(self._blank, header=header(self._store, stamp_ns, BASE_FRAME))
         markers = [replace(blank, action=blank.DELETEALL)]
         for index, hazard in enumerate(hazards):
-            markers += [self._cube(blank, index, hazard), self._text(blank, index, hazard)]
+            markers += [make(blank, index, hazard) for make in (self._cube, self._text, self._spread)]
         return self._types[MARKERS_TYPE](markers=markers)
 
     def _cube(self, blank: Any, index: int, hazard: Hazard) -> Any:
         x, y, z = hazard.position
         width, height = max(hazard.width_m, SMALLEST_M), max(hazard.height_m, SMALLEST_M)
-        colour = (1.0, max(0.0, 1.0 - hazard.score), 0.0, 0.6)
+        colour = (1.0, max(0.0, 1.0 - hazard.score), 0.0, 0.8)
         shown = self._shown(blank, index, (x, y, z + height / 2), (width, width, height), colour)
         return replace(shown, type=blank.CUBE, ns="hazards")
 
@@ -68,8 +72,16 @@ class Markers:
         x, y, z = hazard.position
         place, scale = (x, y, z + hazard.height_m + TEXT_HEIGHT_M), (0.0, 0.0, TEXT_HEIGHT_M)
         shown = self._shown(blank, index, place, scale, (1.0, 1.0, 1.0, 1.0))
-        text = f"{hazard.distance_m:.1f} m  {hazard.score:.2f}"
+        text = f"{index}: {hazard.distance_m:.1f} ± {hazard.distance_std_m:.1f} m"
         return replace(shown, type=blank.TEXT_VIEW_FACING, ns="hazard_labels", text=text)
+
+    def _spread(self, blank: Any, index: int, hazard: Hazard) -> Any:
+        x, y, _ = hazard.position
+        reach = hazard.distance_std_m / max(math.hypot(x, y), 1e-6)
+        point = self._types["geometry_msgs/msg/Point"]
+        ends = [point(x * (1 + side * reach), y * (1 + side * reach), LINE_WIDTH_M) for side in (-1, 1)]
+        shown = self._shown(blank, index, (0.0, 0.0, 0.0), (LINE_WIDTH_M, 0.0, 0.0), (1.0, 1.0, 0.0, 0.8))
+        return replace(shown, type=blank.LINE_LIST, ns="hazard_spread", points=ends)
 
     def _shown(
         self, blank: Any, index: int, place: Sequence[float], scale: Sequence[float], colour: Sequence[float]

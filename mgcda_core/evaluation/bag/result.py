@@ -66,6 +66,10 @@ def _details(report: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         late = f"AP {text('stream_ap', 100, '%')}, FPR95 {text('stream_fpr95', 100, '%')}; "
         age = f"a frame's newest output is {text('stream_age_ms', 1, 'ms')} old, latency {report['stream_latency']}"
         figures.append(("Streaming", (late if report["stream_ap"] is not None else "") + age))
+    if report["temporal"] and report["temporal"]["kind"] != "none":
+        steady = report["temporal"]
+        cost = f"median {text('latency_temporal_ms', 1, 'ms')}, {steady['lost']} frames without a motion"
+        figures.append(("Temporal filter", f"{steady['kind']} over {steady['seconds']:g} s, {cost}"))
     counted = (
         ("Before the first output", "stream_frames_without_output", "frames"),
         ("Out of order", "frames_out_of_order", "frames came after a younger one and were sorted in"),
