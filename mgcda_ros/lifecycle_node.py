@@ -14,6 +14,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -63,8 +64,9 @@ class MgcdaNode(LifecycleNode):
             self.streams[name] = CameraStream(self, name, self._mounting, self._on_image)
         self._service_calls = Services(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(1.0, self._publish_diagnostics)
-        self.create_timer(POLL_PERIOD_S, self._poll)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still without a /clock
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(POLL_PERIOD_S, self._poll, clock=steady)
 
     def start(self) -> None:
         """Configure and activate, unless the parameter autostart is false."""

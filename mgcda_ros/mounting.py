@@ -34,8 +34,8 @@ class Mounting:
         except ImportError as error:
             if setting == "tf":
                 raise ImportError(
-                    f"mounting is tf, but tf2_ros cannot be imported ({error}): install ros-$ROS_DISTRO-tf2-ros, or "
-                    "set mounting to parameters"
+                    f"mounting is tf, but tf2_ros cannot be imported ({error}): install ros-$ROS_DISTRO-tf2-ros-py, "
+                    "or set mounting to parameters"
                 ) from error
             self._node.get_logger().info(f"no tf2_ros ({error}): cameras are mounted as their parameters say")
             return

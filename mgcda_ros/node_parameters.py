@@ -138,7 +138,7 @@ class NodeParameters:
     threshold: float = _parameter(
         -1.0, "Score from which a pixel is masked; negative takes the weights' own.", low=-1.0, high=1.0
     )
-    temporal_filter: Kind = _parameter(
+    temporal_filter: Kind = _parameter(  # noqa: RUF009 - the alias hides that a text cannot change
         "none",
         "Filter of the scores over the frames of a camera: ema averages, vote compensates the motion first.",
         choices=KINDS,

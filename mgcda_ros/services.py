@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
@@ -23,7 +24,9 @@ class Services:
         self._waiting: list[tuple[Loading, Future[None]]] = []
         node.create_service(SetBool, "~/enable", self._enable)
         reload_model: Any = self._reload_model  # rclpy takes coroutines, its annotation does not say so
-        node.create_service(Trigger, "~/reload_model", reload_model)
+        # A group of its own: the coroutine keeps its group busy while it waits, and the timer that wakes it is in another.
+        own = MutuallyExclusiveCallbackGroup()
+        node.create_service(Trigger, "~/reload_model", reload_model, callback_group=own)
         node.create_service(Trigger, "~/save_frame", self._save_frame)
 
     def poll(self) -> None:
