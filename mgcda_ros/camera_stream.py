@@ -127,7 +127,8 @@ class CameraStream:
             self._outputs.publish_mask(header, prediction)
         done = time.monotonic()
         since_stamp = age(header.stamp, self._node.get_clock().now().nanoseconds)
-        self.statistics.published(Passage(done - frame.arrival, done - begun, since_stamp))
+        network = prediction.timings_ms.get("inference", 0.0) / 1000.0
+        self.statistics.published(Passage(done - frame.arrival, done - begun, network, since_stamp))
         self.last = Described(self, header, frame.seconds, image, prediction, now)
         return self.last
 

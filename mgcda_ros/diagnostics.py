@@ -28,6 +28,8 @@ class Passage:
     """From its arrival to its published mask."""
     processing_s: float = 0.0
     """Of that, from the moment that the network was free."""
+    network_s: float = 0.0
+    """Of that, the network itself; the rest is what the node adds."""
     age_s: float | None = None
     """From its header's stamp to its published mask; None if the stamp is not of this clock."""
 
@@ -49,6 +51,7 @@ class Snapshot:
     latency_ms: tuple[float, float] | None
     """50th and 95th percentile of `Passage.latency_s`; None without a mask in the window."""
     processing_ms: tuple[float, float] | None
+    network_ms: tuple[float, float] | None
     age_ms: tuple[float, float] | None
     recent_error: str | None
     """The last error, if it lies within the window."""
@@ -121,6 +124,7 @@ class FrameStatistics:
                 output_hz=len(self._outputs) / seconds,
                 latency_ms=_percentiles(passage.latency_s for passage in passages),
                 processing_ms=_percentiles(passage.processing_s for passage in passages),
+                network_ms=_percentiles(passage.network_s for passage in passages),
                 age_ms=_percentiles(passage.age_s for passage in passages if passage.age_s is not None),
                 recent_error=self._error[1] if now - self._error[0] <= self._window else None,
                 quiet_s=now - self._last,
@@ -208,6 +212,7 @@ def to_status(snapshot: Snapshot, verdict: tuple[bytes, str], name: str, facts: 
         "output_hz": f"{snapshot.output_hz:.2f}",
         **_pair("latency", snapshot.latency_ms),
         **_pair("processing", snapshot.processing_ms),
+        **_pair("network", snapshot.network_ms),
         **_pair("age", snapshot.age_ms),
         "frames_in": str(snapshot.frames_in),
         "masks_out": str(snapshot.masks_out),

@@ -24,7 +24,7 @@ class Services:
         self._waiting: list[tuple[Loading, Future[None]]] = []
         node.create_service(SetBool, "~/enable", self._enable)
         reload_model: Any = self._reload_model  # rclpy takes coroutines, its annotation does not say so
-        # A group of its own: the coroutine keeps its group busy while it waits, and the timer that wakes it is in another.
+        # A group of its own: it is busy while the coroutine waits, and the timer that wakes that is in the other one.
         own = MutuallyExclusiveCallbackGroup()
         node.create_service(Trigger, "~/reload_model", reload_model, callback_group=own)
         node.create_service(Trigger, "~/save_frame", self._save_frame)

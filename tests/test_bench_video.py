@@ -35,14 +35,29 @@ def test_each_setting_is_measured_once(mgcda: Run, tiny_weights: Path, tmp_path:
 
 def test_the_figures_are_pooled_over_the_pixels_of_all_drives(tiny_weights: Path) -> None:
     setting, exact = Setting(crop_top=0.25), ExactMetrics()
-    predictor = setting.open(str(tiny_weights), "cpu", "torch")
+    chain = setting.open(str(tiny_weights), "cpu", "torch")
     scenes = [list(drive(seed, 2, SIZE, anomalies=5, camera=level_camera(SIZE))) for seed in (1000033, 1000034)]
-    found = figures(setting, [run([predictor], street)[0] for street in scenes])
+    found = figures(setting, [run([chain], street, 10)[0] for street in scenes])
     for scene in (*scenes[0], *scenes[1]):
-        exact.update(predictor(scene.image).logits, scene.anomaly)
+        exact.update(chain(scene.image, 0.0).logits, scene.anomaly)
     truth = exact.compute()
     assert found["ap"] == pytest.approx(truth["ap"], abs=1e-3)
     assert found["fpr95"] == pytest.approx(truth["fpr95"], abs=1e-3)
+
+
+def test_a_filter_is_measured_beside_the_chain_as_it_is(mgcda: Run, tiny_weights: Path, tmp_path: Path) -> None:
+    file = tmp_path / "video.json"
+    code, text, _ = mgcda("bench", "video", "--weights", tiny_weights, "--seeds", 1000033, "--frames", 4, "--temporal",
+                          "ema,vote", "--temporal_seconds", "0.1,0.3", "--json", file, *SMALL)  # fmt: skip
+    assert code == 0
+    plain, *filtered = json.loads(file.read_text())["settings"]
+    assert [row["setting"] for row in filtered] == [
+        "temporal ema", "temporal ema, temporal_seconds 0.3", "temporal vote", "temporal vote, temporal_seconds 0.3",
+    ]  # fmt: skip
+    assert plain["temporal_share"] == 0.0
+    assert all(row["temporal_share"] > 0.0 for row in filtered)
+    assert len({row["ap"] for row in (plain, *filtered)}) == 5
+    assert text.count("of the network's time") == 4
 
 
 @pytest.mark.parametrize(
@@ -53,6 +68,8 @@ def test_the_figures_are_pooled_over_the_pixels_of_all_drives(tiny_weights: Path
         (("--synthesis_every", "two"), "--synthesis_every is two"),
         (("--synthesis_every", "2", "--backend", "torch-compile"), "an option of backend torch, torch-compile"),
         (("--crop_top", "a"), "--crop_top is a"),
+        (("--temporal", "median"), "the temporal filter is 'median'"),
+        (("--temporal", "vote", "--temporal_seconds", "0"), "time constant is 0.0 s"),
         (("--crop_top", "0.9"), "crop_top is 0.9"),
     ],
 )

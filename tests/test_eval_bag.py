@@ -136,13 +136,25 @@ def test_compressed_frames_without_labels(tmp_path: Path, tiny_weights: Path) ->
     assert {received for _, received, _ in outputs} == {stamp + 7 for stamp in stamps(3)}  # the inputs' clock
 
 
+def test_the_filter_that_was_on_is_named(tmp_path: Path, drive: Path, tiny_weights: Path) -> None:
+    judge.eval_bag(drive, tmp_path, weights=str(tiny_weights), device="cpu", temporal="ema", temporal_seconds=0.3)
+    report = written(tmp_path)
+    assert report["temporal"] == {"kind": "ema", "seconds": 0.3, "lost": 0}
+    assert 0 < report["latency_temporal_ms"] < report["latency_p50_ms"]
+    assert "ema over 0.3 s" in (tmp_path / "report.html").read_text()
+    predictor, steady = load(tiny_weights, "cpu"), judge.TemporalFilter("ema", 0.3)
+    for outputs, frame in zip(RecordedOutputs(tmp_path / "outputs"), judge.Drive(drive).frames(), strict=True):
+        filtered = steady(predictor(frame.image), frame.image, frame.stamp_ns / 1e9)
+        np.testing.assert_array_equal(outputs.score, filtered.score)
+
+
 def test_hazards_stand_where_the_camera_info_says(tmp_path: Path, drive: Path, tiny_weights: Path) -> None:
     judge.eval_bag(drive, tmp_path, weights=str(tiny_weights), threshold=0.3, min_area=1, device="cpu")
     predictor = load(tiny_weights, "cpu", 0.3)
     with AnyReader([drive]) as reader:
         infos = [c for c in reader.connections if c.topic == "/camera/camera_info"]
         k = next(reader.deserialize(raw, c.msgtype).k for c, _, raw in reader.messages(infos))  # pyright: ignore
-    camera = judge.PredictedAnswers(predictor, [], judge.Mount(1.5, 0.0, 1.2), 1, 0)._camera
+    camera = judge.PredictedAnswers(predictor, judge.TemporalFilter(), [], judge.Mount(1.5, 0.0, 1.2), 1, 0)._camera
     frame = next(iter(judge.Drive(drive).frames()))
     assert camera(frame).lens.fx == pytest.approx(k[0])  # the drive's camera has the default field of view
     hazards = to_hazards(predictor(frame.image).regions(1), camera(frame))
@@ -242,7 +254,7 @@ def test_only_files_of_an_earlier_run_are_removed(tmp_path: Path, drive: Path, r
 @pytest.mark.parametrize(
     "option",
     [{"threshold": 0.5}, {"min_area": 5}, {"camera_info": "/c"}, {"camera_height": 1.0}, {"camera_pitch": 0.1},
-     {"horizontal_fov": 1.0}],
+     {"horizontal_fov": 1.0}, {"temporal": "vote"}, {"temporal_seconds": 0.5}],
 )  # fmt: skip
 def test_options_of_predictions_do_not_go_with_recorded_ones(
     tmp_path: Path, drive: Path, option: dict[str, Any]

@@ -95,18 +95,19 @@ def test_the_contact_point_is_the_foot_not_the_box() -> None:
     assert (region.contact_x, region.contact_y) == (24.5, 39.5)
 
 
-def test_contacts_of_many_regions_at_once(subtests: pytest.Subtests) -> None:
+def test_contacts_of_many_regions_at_once() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(-0.5, 1, (50, 70)).astype(np.float32)
-    for region in Prediction(logits).regions():
-        with subtests.test(region=region):
-            alone = np.full_like(logits, -9)
-            part = np.s_[region.y : region.y + region.height, region.x : region.x + region.width]
-            alone[part] = logits[part]
-            same = [r for r in Prediction(alone).regions() if r.area == region.area and r.x == region.x]
-            assert (region.contact_x, region.contact_y) in [(r.contact_x, r.contact_y) for r in same]
-            assert region.x <= region.contact_x <= region.x + region.width - 1
-            assert region.y + 0.5 <= region.contact_y <= region.y + region.height - 0.5
+    regions = Prediction(logits).regions()
+    assert len(regions) > 30
+    for region in regions:
+        alone = np.full_like(logits, -9)
+        part = np.s_[region.y : region.y + region.height, region.x : region.x + region.width]
+        alone[part] = logits[part]
+        same = [r for r in Prediction(alone).regions() if r.area == region.area and r.x == region.x]
+        assert (region.contact_x, region.contact_y) in [(r.contact_x, r.contact_y) for r in same]
+        assert region.x <= region.contact_x <= region.x + region.width - 1
+        assert region.y + 0.5 <= region.contact_y <= region.y + region.height - 0.5
 
 
 def test_distance_error_on_rendered_scenes(scenes: list[RenderedScene], record_property) -> None:

@@ -89,8 +89,10 @@ class Lens:
         k, d = _floats(info.k, (9,), "k"), () if rectified else _floats(info.d, range(MOST_COEFFICIENTS), "d")
         if rectified and any(info.p):
             k = [v for i, v in enumerate(_floats(info.p, (12,), "p")) if i % 4 < 3]
-        model = ALIASES.get(info.distortion_model, info.distortion_model) if any(d) else "none"
-        lens = Lens(k[0], k[4], k[2], k[5], model, tuple(d) if any(d) else ())
+        model = "none" if rectified else ALIASES.get(info.distortion_model, info.distortion_model)
+        if model != "equidistant" and not any(d):  # where coefficients of 0 are no distortion, whatever the model's name
+            model, d = "none", ()
+        lens = Lens(k[0], k[4], k[2], k[5], model, tuple(d))
         lens = dataclasses.replace(lens, cx=lens.cx - info.roi.x_offset, cy=lens.cy - info.roi.y_offset)
         height, width = info.roi.height or info.height, info.roi.width or info.width
         return lens.scaled(size[1] / width, size[0] / height) if width and height else lens

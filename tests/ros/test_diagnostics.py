@@ -58,10 +58,13 @@ def test_rates_are_right_before_the_window_is_full():
 def test_percentiles():
     statistics = FrameStatistics(clock=Clock())
     for milliseconds in range(1, 101):
-        statistics.published(Passage(milliseconds / 1000, milliseconds / 2000, 1.0 if milliseconds > 50 else None))
+        statistics.published(
+            Passage(milliseconds / 1000, milliseconds / 2000, 0.01, 1.0 if milliseconds > 50 else None)
+        )
     snapshot = statistics.snapshot()
     assert snapshot.latency_ms == pytest.approx((50.5, 95.05))
     assert snapshot.processing_ms == pytest.approx((25.25, 47.525))
+    assert snapshot.network_ms == (10.0, 10.0)
     assert snapshot.age_ms == (1000.0, 1000.0)
 
 
@@ -121,7 +124,7 @@ def test_verdicts_of_the_node(condition: Condition, level: bytes, said: str):
         (Passage(0.4, 0.4), OK),
         (Passage(0.6, 0.4), WARN),
         (Passage(2.1, 0.4), ERROR),
-        (Passage(0.1, 0.1, 0.6), WARN),  # late already when it arrived
+        (Passage(0.1, 0.1, 0.1, 0.6), WARN),  # late already when it arrived
     ],
 )
 def test_latency_is_judged_by_its_limits(passage: Passage, level: bytes):

@@ -106,7 +106,6 @@ class DriveFigures:
             "hazards": hazards,
             "latency_p50_ms": p50,
             "latency_p95_ms": p95,
-            "latency_temporal_ms": float(np.median(self.temporal_ms)) if self.temporal_ms else None,
             "ap": number(model, "ap"),
             "fpr95": number(model, "fpr95"),
             "msp_ap": number(msp, "ap"),
@@ -123,6 +122,7 @@ class DriveFigures:
             "stream_age_ms": self.streaming.mean_age_ms if timed else None,
             "stream_frames_without_output": self.streaming.frames_without_output if timed else None,
             "stream_latency": _latency_source(self.stated_latency_ms, timed, self.waited),
+            "latency_temporal_ms": float(np.median(self.temporal_ms)) if self.temporal_ms else None,
         }
 
     def _stream(self, frame: RecordedFrame, label: np.ndarray | None, answer: Answer | None) -> float | None:

@@ -32,6 +32,13 @@ class Flicker:
         """Changed share of the mask in [0, 1]; None if no followed pair has a mask."""
         return self._changed / self._union if self._union else None
 
+    def merge(self, other: Flicker) -> None:
+        """Add the pairs of another drive."""
+        self.pairs += other.pairs
+        self.cuts += other.cuts
+        self._changed += other._changed
+        self._union += other._union
+
     def add(self, image: np.ndarray, mask: np.ndarray) -> float | None:
         """The next frame, uint8 [H, W, 3] RGB and bool [H, W].
 
