@@ -46,7 +46,7 @@ setup(
         (f"share/{PACKAGE}/config", files("config", ".yaml", ".xml", ".rviz", ".json")),
     ],
     # PyTorch is left out on purpose: on a Jetson it is NVIDIA's wheel, elsewhere `pip install torch`.
-    install_requires=["numpy", "pyyaml", "safetensors", "opencv-python-headless"],
+    install_requires=["numpy", "scipy", "pyyaml", "safetensors", "opencv-python-headless"],
     extras_require={
         "train": train,
         "eval": evaluate,

@@ -153,12 +153,17 @@ class CameraStream:
         self._outputs.publish_pictures(frame.header, frame.image, frame.prediction, now.overlay_alpha)
         self._outputs.publish_labels(frame.header, frame.prediction.threshold)
 
-    def report(self, error: Exception, decoding: bool = False) -> None:
-        """Log (throttled) and count a frame that failed. Any thread may call it."""
+    def report(self, error: Exception, decoding: bool = False, masked: bool = False) -> None:
+        """Log (throttled) and count a frame that failed, or, `masked`, an error that took no mask. For any thread."""
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        self.statistics.failed(f"{self.input.topic}: {reason}", decoding)
+        text = f"{self.input.topic}: {reason}"
         log = self._node.get_logger()
-        log.error(f"frame on {self.input.topic} skipped: {reason}", throttle_duration_sec=LOG_THROTTLE_S)
+        if masked:
+            self.statistics.erred(text)
+            log.error(f"beside the masks of {text}", throttle_duration_sec=LOG_THROTTLE_S)
+        else:
+            self.statistics.failed(text, decoding)
+            log.error(f"frame skipped on {text}", throttle_duration_sec=LOG_THROTTLE_S)
         log.debug("".join(traceback.format_exception(error)))
 
     def facts(self) -> dict[str, str]:

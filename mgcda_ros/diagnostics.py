@@ -41,11 +41,13 @@ class Snapshot:
     frames_in: int
     masks_out: int
     dropped: int
-    """Frames that a newer one replaced before the network was free."""
+    """Frames that got no mask on purpose: a newer one came, or the network was switched off, loaded or stopped."""
     errors: int
     """Frames that could not be decoded or processed."""
     decode_errors: int
     """Those of them that could not be decoded."""
+    other_errors: int
+    """Errors that took no mask: of hazards and pictures, of callbacks."""
     input_hz: float
     output_hz: float
     latency_ms: tuple[float, float] | None
@@ -70,7 +72,7 @@ class FrameStatistics:
         self._inputs: deque[float] = deque()
         self._outputs: deque[tuple[float, Passage]] = deque()
         self._error: tuple[float, str] = (-np.inf, "")
-        self._frames_in = self._masks_out = self._dropped = self._errors = self._decode_errors = 0
+        self._frames_in = self._masks_out = self._dropped = self._errors = self._decode_errors = self._other_errors = 0
 
     def restart(self) -> None:
         """Forget the window (not the counts), as when the node becomes active."""
@@ -96,7 +98,7 @@ class FrameStatistics:
             self._forget()
 
     def dropped(self) -> None:
-        """Count a frame that a newer one replaced."""
+        """Count a frame that gets no mask on purpose."""
         with self._lock:
             self._dropped += 1
 
@@ -105,6 +107,12 @@ class FrameStatistics:
         with self._lock:
             self._errors += 1
             self._decode_errors += decoding
+            self._error = (self._clock(), reason)
+
+    def erred(self, reason: str) -> None:
+        """Count an error that took no mask."""
+        with self._lock:
+            self._other_errors += 1
             self._error = (self._clock(), reason)
 
     def snapshot(self) -> Snapshot:
@@ -120,6 +128,7 @@ class FrameStatistics:
                 dropped=self._dropped,
                 errors=self._errors,
                 decode_errors=self._decode_errors,
+                other_errors=self._other_errors,
                 input_hz=len(self._inputs) / seconds,
                 output_hz=len(self._outputs) / seconds,
                 latency_ms=_percentiles(passage.latency_s for passage in passages),
@@ -219,6 +228,7 @@ def to_status(snapshot: Snapshot, verdict: tuple[bytes, str], name: str, facts: 
         "dropped": str(snapshot.dropped),
         "errors": str(snapshot.errors),
         "decode_errors": str(snapshot.decode_errors),
+        "other_errors": str(snapshot.other_errors),
         **facts,
     }
     status = DiagnosticStatus(level=verdict[0], message=verdict[1], name=name)

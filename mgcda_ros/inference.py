@@ -39,13 +39,18 @@ def infer(
         try:
             predictions = predictor.batch([image for _, image in group])
         except Exception as error:
-            if not isinstance(error, ValueError):  # then it is not the image that is wrong
+            if not isinstance(error, ValueError) and not stopping():  # then it is not the image that is wrong
                 network.failed(error)
             for frame, _ in group:
                 frame.stream.report(error)
             continue
         network.worked()
         for (frame, image), prediction in zip(group, predictions, strict=True):
-            if not stopping():
+            if stopping():
+                frame.stream.statistics.dropped()
+                continue
+            try:
                 described.append(frame.stream.answer(frame, image, prediction, now, begun))
+            except Exception as error:  # a camera that fails must not take the others' masks
+                frame.stream.report(error)
     return described

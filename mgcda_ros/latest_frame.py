@@ -54,12 +54,14 @@ class LatestFrames(Generic[T]):
             self._condition.notify_all()
             return taken
 
-    def close(self) -> None:
-        """Drop what is inside and wake everybody for good."""
+    def close(self) -> list[T]:
+        """Wake everybody for good; what was inside is dropped, and given here."""
         with self._condition:
             self._closed = True
+            left = list(self._items.values())
             self._items.clear()
             self._condition.notify_all()
+            return left
 
     @property
     def closed(self) -> bool:
@@ -81,6 +83,8 @@ class FrameWorker(Generic[T]):
         sources: int = 1,
     ) -> None:
         self.most, self.wait = 1, 0.0
+        self.forgotten: list[T] = []
+        """What was still waiting when it was stopped."""
         self._handle = handle
         self._on_error = on_error
         self._mailbox: LatestFrames[T] = LatestFrames(sources)
@@ -113,7 +117,7 @@ class FrameWorker(Generic[T]):
 
     def stop(self, timeout: float) -> bool:
         """Let the running items end, forget the waiting ones, end the thread; False if it runs on after `timeout` s."""
-        self._mailbox.close()
+        self.forgotten += self._mailbox.close()
         self._thread.join(timeout)
         return not self._thread.is_alive()
 

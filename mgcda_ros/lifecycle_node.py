@@ -163,10 +163,12 @@ class MgcdaNode(LifecycleNode):
         for stream in self.streams.values():
             stream.close()
         self._mounting.close()
-        workers = (self._worker, self._describer)  # in this order: a frame whose mask is out gets its hazards too
+        network, workers = self._worker, (self._worker, self._describer)  # so: a mask that is out gets its hazards too
         self._worker = self._describer = None
         end = time.monotonic() + timeout
         ended = [worker.stop(max(0.0, end - time.monotonic())) for worker in workers if worker is not None]
+        if network is not None:
+            _drop(network.forgotten)
         if not all(ended):
             self._stuck = True
             self.get_logger().warning("the frame in work did not end in time; its result is thrown away")
@@ -183,7 +185,7 @@ class MgcdaNode(LifecycleNode):
     def _on_image(self, frame: Frame) -> None:
         worker, stream = self._worker, frame.stream
         stream.statistics.received()
-        if worker is not None and self.enabled and worker.put(frame, stream.name):
+        if worker is None or not self.enabled or worker.put(frame, stream.name):
             stream.statistics.dropped()
 
     def _on_parameters(self, changes: Iterable[Parameter[Any]]) -> SetParametersResult:
@@ -208,6 +210,7 @@ class MgcdaNode(LifecycleNode):
         """A run of the network hangs: leave its thread alone and start another; after the second, give up."""
         self._stuck = True
         worker.stop(0.0)
+        _drop(worker.forgotten)
         self._hangs += 1
         took = f"a run of the network took more than {self.current.hang_timeout:g} s (hang_timeout)"
         if self._hangs < MOST_HANGS:
@@ -224,11 +227,8 @@ class MgcdaNode(LifecycleNode):
 
     def _infer(self, frames: list[Frame]) -> None:
         worker, describer, predictor = self._worker, self._describer, self.network.predictor
-        if worker is None or describer is None:
-            return
-        if predictor is None:  # another one is being loaded
-            for frame in frames:
-                frame.stream.statistics.dropped()
+        if worker is None or describer is None or predictor is None:  # it stops, or another one is being loaded
+            _drop(frames)
             return
         on_cpu = predictor.backend.device == "cpu"
         described = infer(frames, predictor, self.network, self.current, lambda: worker.stopping)
@@ -249,12 +249,12 @@ class MgcdaNode(LifecycleNode):
                 try:
                     frame.stream.describe(frame)
                 except Exception as error:  # a camera that fails must not take the others' hazards
-                    frame.stream.report(error)
+                    frame.stream.report(error, masked=True)
 
     def report(self, error: Exception) -> None:
         """Log and count, for every camera, an error that belongs to none. Any thread may call it."""
         for stream in self.streams.values():
-            stream.report(error)
+            stream.report(error, masked=True)
 
     def _publish_diagnostics(self) -> None:
         predictor, name = self.network.predictor, self.get_fully_qualified_name()
@@ -283,3 +283,9 @@ class MgcdaNode(LifecycleNode):
             title = f"{name}: anomaly segmentation{f' {stream.name}' if stream.name else ''}"
             statuses.append(to_status(snapshot, verdict, title, {**facts, **stream.facts()}))
         self._diagnostics.publish(to_diagnostics(statuses, self.get_clock().now().to_msg()))
+
+
+def _drop(frames: Iterable[Frame]) -> None:
+    """Count frames that the network never saw."""
+    for frame in frames:
+        frame.stream.statistics.dropped()

@@ -155,9 +155,13 @@ class Network:
 
     def failed(self, error: Exception) -> None:
         """Note that a run failed for a reason that is not its image's; the second in a row calls a stand-in."""
-        self._failures += 1
-        if self._failures != FAILURES or self.standing_in is not None:
-            return
+        failures = self._failures + 1
+        if failures == FAILURES and self.standing_in is None:
+            self._replace(error)
+        self._failures = failures
+
+    def _replace(self, error: Exception) -> None:
+        """Have `poll` load a stand-in and, later, the chosen backend again."""
         self.standing_in = str(error) or type(error).__name__
         self._tried = [self.predictor.backend.name.split()[0]] if self.predictor else []
         self._retry_at = self._clock() + self._retry_s
@@ -213,6 +217,9 @@ class Network:
             if self._purpose == "recovery":
                 self._retry_at = self._clock() + self._retry_s
                 self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
+            elif self._purpose == "fresh start" and loading.error is not None:  # else nothing would run any more
+                self._replace(loading.error)
+                self._failures = FAILURES
             return
         if self._purpose != "stand-in":
             self.standing_in, self._retry_at = None, float("inf")

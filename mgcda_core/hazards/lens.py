@@ -89,8 +89,9 @@ class Lens:
         k, d = _floats(info.k, (9,), "k"), () if rectified else _floats(info.d, range(MOST_COEFFICIENTS), "d")
         if rectified and any(info.p):
             k = [v for i, v in enumerate(_floats(info.p, (12,), "p")) if i % 4 < 3]
-        model = "none" if rectified else ALIASES.get(info.distortion_model, info.distortion_model)
-        if model != "equidistant" and not any(d):  # where coefficients of 0 are no distortion, whatever the model's name
+        name = "none" if rectified else str(info.distortion_model)
+        model = ALIASES.get(name, name)
+        if model != "equidistant" and not any(d):  # without coefficients the others are all the same
             model, d = "none", ()
         lens = Lens(k[0], k[4], k[2], k[5], model, tuple(d))
         lens = dataclasses.replace(lens, cx=lens.cx - info.roi.x_offset, cy=lens.cy - info.roi.y_offset)

@@ -194,3 +194,17 @@ def test_closing_while_another_one_is_opened_lets_it_go(opener: Opener, monkeypa
     time.sleep(0.05)
     network.poll()
     assert (loading.predictor, network.predictor) == (None, None)
+
+
+def test_a_fresh_start_that_fails_calls_a_stand_in(opener: Opener) -> None:
+    """The GPU hung and is gone: without a predictor nothing else would ever fail, and nothing run."""
+    log, clock = Log(), Clock()
+    network = opened(log, clock)
+    opener.broken = {"tensorrt", "onnxruntime"}
+    network.abandon()
+    polled(network, lambda: running(network) == "torch lite")
+    assert network.standing_in == "tensorrt does not open"
+    opener.broken = set()
+    clock.now += module.FIRST_RETRY_S
+    polled(network, lambda: running(network) == "tensorrt lite")
+    assert network.standing_in is None
