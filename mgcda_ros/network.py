@@ -217,7 +217,7 @@ class Network:
             if self._purpose == "recovery":
                 self._retry_at = self._clock() + self._retry_s
                 self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
-            elif self._purpose == "fresh start" and loading.error is not None:  # else nothing would run any more
+            elif self.predictor is None and self._purpose != "stand-in" and loading.error is not None:  # a fresh start
                 self._replace(loading.error)
                 self._failures = FAILURES
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+from mgcda_core.hazards.ground_plane import EXPECTED
 from mgcda_core.inference.backend import CHOICES, PRECISIONS
 from mgcda_core.inference.predictor import MOST_CROPPED
 from mgcda_core.inference.temporal import KINDS, SECONDS, Kind
@@ -164,10 +165,13 @@ class NodeParameters:
     )
     base_frame: str = _parameter("base_link", "Frame of the hazards: x forward, y left, z up, on the road.")
     pitch_std: float = _parameter(
-        0.01, "Standard deviation of the camera's pitch on the move, in radians.", low=0.0, high=0.5
+        EXPECTED.pitch_std_rad, "Standard deviation of the camera's pitch on the move, in radians.", low=0.0, high=0.5
     )
     pixel_std: float = _parameter(
-        1.5, "Standard deviation of a region's lower edge, in pixels of the image.", low=0.0, high=100.0
+        EXPECTED.pixel_std_px,
+        "Standard deviation of a region's lower edge, in pixels of the image.",
+        low=0.0,
+        high=100.0,
     )
     confirm_hits: int = _parameter(
         2,

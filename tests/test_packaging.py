@@ -18,7 +18,7 @@ FOLDERS = ("mgcda_core", "mgcda_ros", "launch", "config", "resource")
 EXEC_DEPEND = """
     rclpy sensor_msgs std_msgs std_srvs visualization_msgs diagnostic_msgs geometry_msgs lifecycle_msgs rcl_interfaces
     builtin_interfaces tf2_ros_py cv_bridge launch launch_ros launch_xml ros2bag
-    python3-numpy python3-opencv python3-yaml
+    python3-numpy python3-opencv python3-scipy python3-yaml
 """
 
 

@@ -6,8 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -16,6 +18,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -24,17 +27,20 @@ from std_msgs.msg import Header
 from visualization_msgs.msg import MarkerArray
 
 from mgcda_core.inference.encodings import from_rgb
+from mgcda_ros.lifecycle_node import MgcdaNode
 from mgcda_ros.messages import to_image
-from mgcda_ros.node_process import running_node, stop_node, wait_active
+from mgcda_ros.node_process import NODE_NAME, running_node, stop_node, wait_active
 
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4}
 
 
 class Client(Node):
-    """Sends images to the node and keeps what comes back."""
+    """Sends images of one camera to the node and keeps what comes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, camera: str = "", node: str = NODE_NAME) -> None:
         super().__init__("test_client")
+        self.node = node
+        self.before = f"{camera}/" if camera else ""
         self.spinner = SingleThreadedExecutor()
         self.spinner.add_node(self)
         self.stamp = 0
@@ -44,14 +50,20 @@ class Client(Node):
         self.got["diagnostics"] = []
         self.create_subscription(DiagnosticArray, "/diagnostics", self.got["diagnostics"].append, 10)
         self.images = self.publisher(ReliabilityPolicy.RELIABLE)
-        self.infos = self.create_publisher(CameraInfo, "camera_info", 5)
+        self.infos = self.create_publisher(CameraInfo, self.input("camera_info"), 5)
 
-    def publisher(self, reliability: ReliabilityPolicy) -> Any:
-        return self.create_publisher(Image, "image", QoSProfile(depth=5, reliability=reliability))
+    def input(self, name: str) -> str:
+        return f"{self.node.rpartition('/')[0]}/{self.before}{name}"
+
+    def output(self, name: str) -> str:
+        return f"{self.node}/{self.before}{name}"
+
+    def publisher(self, reliability: ReliabilityPolicy, kind: type = Image, name: str = "image") -> Any:
+        return self.create_publisher(kind, self.input(name), QoSProfile(depth=5, reliability=reliability))
 
     def listen(self, output: str, kind: type) -> Any:
         self.got[output] = []
-        return self.create_subscription(kind, f"/mgcda_node/{output}", self.got[output].append, 10)
+        return self.create_subscription(kind, self.output(output), self.got[output].append, 10)
 
     def message(self, image: np.ndarray, encoding: str = "rgb8", step: int | None = None) -> Image:
         """Image message with a stamp of its own."""
@@ -67,14 +79,15 @@ class Client(Node):
             self.spinner.spin_once(timeout_sec=0.02)
         return True
 
-    def ready(self) -> None:
+    def ready(self, publisher: Any = None, timeout: float = 15.0) -> None:
         """Wait until the node hears the image publisher and is heard."""
-        assert self.until(lambda: self.images.get_subscription_count() and self.infos.get_subscription_count())
+        images = publisher or self.images
+        assert self.until(lambda: images.get_subscription_count() and self.infos.get_subscription_count(), timeout)
         assert self.until(
-            lambda: all(self.count_publishers(f"/mgcda_node/{t}") for t in self.got if t != "diagnostics")
+            lambda: all(self.count_publishers(self.output(t)) for t in self.got if t != "diagnostics"), timeout
         )
 
-    def answer(self, message: Image, output: str = "mask", publisher: Any = None, timeout: float = 15.0) -> Any:
+    def answer(self, message: Any, output: str = "mask", publisher: Any = None, timeout: float = 15.0) -> Any:
         """Send `message` and give the output that carries its stamp, or None after `timeout` seconds."""
         (publisher or self.images).publish(message)
         found: list[Any] = []
@@ -87,7 +100,7 @@ class Client(Node):
         return found[0] if found else None
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
-        client: Any = self.create_client(kind, f"/mgcda_node/{service}")
+        client: Any = self.create_client(kind, f"{self.node}/{service}")
         assert client.wait_for_service(10.0)
         future = client.call_async(request)
         assert self.until(future.done, 30.0), f"{service} does not answer"
@@ -117,7 +130,8 @@ class Client(Node):
         def come() -> bool:
             for array in self.got["diagnostics"]:
                 for status in array.status:
-                    if wanted({pair.key: pair.value for pair in status.values}):
+                    mine = status.name.startswith(f"{self.node}:") and status.name.endswith(self.before.strip("/"))
+                    if mine and wanted({pair.key: pair.value for pair in status.values}):
                         found.append(status)
             return bool(found)
 
@@ -132,11 +146,11 @@ def stamp_of(message: Any) -> Time:
 
 @contextmanager
 def node_and_client(
-    arguments: Sequence[str], folder: Path, wait: bool = True
+    arguments: Sequence[str], folder: Path, wait: bool = True, camera: str = ""
 ) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
     """The node (working directory and log in `folder`) and a client; at the end SIGINT must give exit code 0."""
     log = folder / "node.log"
-    client = Client()
+    client = Client(camera)
     try:
         with log.open("w") as stream, running_node(arguments, cwd=folder, stdout=stream, stderr=stream) as process:
             if wait:
@@ -148,3 +162,22 @@ def node_and_client(
     finally:
         client.spinner.shutdown()
         client.destroy_node()
+
+
+@contextmanager
+def node_in_process(**parameters: Any) -> Iterator[MgcdaNode]:
+    """A started node in this process, with no executor and no lifecycle services.
+
+    rclpy keeps those of a node that is gone: in later tests they would be taken for the real one's.
+    """
+    given = [Parameter(name, value=value) for name, value in parameters.items()]
+    started = partialmethod(LifecycleNode.__init__, enable_communication_interface=False, parameter_overrides=given)
+    with patch.object(LifecycleNode, "__init__", started):
+        node = MgcdaNode()
+    try:
+        node.start()
+        assert node.state == "active", node.state
+        yield node
+    finally:
+        node.close()
+        node.destroy_node()
