@@ -52,12 +52,14 @@ def isolate(domain: int | None = None) -> int:
 
 
 @contextmanager
-def running_node(arguments: Sequence[str] = (), **popen: Any) -> Iterator[subprocess.Popen[str]]:
+def running_node(
+    arguments: Sequence[str] = (), program: Sequence[str] = ("-m", "mgcda_ros.node"), **popen: Any
+) -> Iterator[subprocess.Popen[str]]:
     """`python -m mgcda_ros.node ARGUMENTS` as a child process; killed at the end if it is still there.
 
-    Further keywords go to subprocess.Popen (cwd, stderr ...).
+    `program` is what Python runs instead. Further keywords go to subprocess.Popen (cwd, stderr ...).
     """
-    command = [sys.executable, "-m", "mgcda_ros.node", *arguments]
+    command = [sys.executable, *program, *arguments]
     root = str(Path(__file__).absolute().parents[1])  # the child imports this very package, whatever its directory
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     process: subprocess.Popen[str] = subprocess.Popen(

@@ -146,13 +146,18 @@ def stamp_of(message: Any) -> Time:
 
 @contextmanager
 def node_and_client(
-    arguments: Sequence[str], folder: Path, wait: bool = True, camera: str = ""
+    arguments: Sequence[str], folder: Path, wait: bool = True, camera: str = "", **running: Any
 ) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
-    """The node (working directory and log in `folder`) and a client; at the end SIGINT must give exit code 0."""
+    """The node (working directory and log in `folder`) and a client; at the end SIGINT must give exit code 0.
+
+    Further keywords go to `running_node`.
+    """
     log = folder / "node.log"
     client = Client(camera)
     try:
-        with log.open("w") as stream, running_node(arguments, cwd=folder, stdout=stream, stderr=stream) as process:
+        with log.open("w") as stream, running_node(
+            arguments, cwd=folder, stdout=stream, stderr=stream, **running
+        ) as process:
             if wait:
                 wait_active(client, client.spinner, process, 60.0)
                 client.ready()
