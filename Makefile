@@ -11,9 +11,10 @@ SEED ?=
 FRAMES ?= 60
 WEIGHTS ?= lite
 OUT ?= out/demo
+MINUTES ?= 10
 MGCDA_SHARED ?= ../shared
 
-.PHONY: help demo failures test test-long test-data lint clean venv
+.PHONY: help demo failures test test-long test-data soak lint clean venv
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo "make test       lint and all tests that need nothing outside this clone"
 	@echo "make test-long  those of them that take a minute each, which make test leaves out"
 	@echo "make test-data  the tests on the data sets in $(MGCDA_SHARED)"
+	@echo "make soak       the real node for MINUTES=10 with restarts and a slow consumer: out/soak/soak.png"
 	@echo "make failures   the worst false alarms and misses on the development sets: out/failures/report.html"
 	@echo "make lint       ruff, pyright, import-linter"
 	@echo "make clean      remove what these commands made, .venv included"
@@ -59,6 +61,9 @@ test-long: $(STAMP)
 
 test-data: $(STAMP)
 	MGCDA_SHARED="$(MGCDA_SHARED)" $(BIN)/python -m pytest -m data $(PYTEST_ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m mgcda_ros.soak --minutes $(MINUTES) --weights $(WEIGHTS) --out out/soak
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

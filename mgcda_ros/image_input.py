@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -22,7 +22,7 @@ ImageMessage = Image | CompressedImage
 class ImageInput:
     """Subscribes image (KEEP_LAST 1: an older frame is never wanted) and camera_info of a camera while it is open."""
 
-    def __init__(self, node: LifecycleNode, camera: str, on_image: Callable[[ImageMessage], None]) -> None:
+    def __init__(self, node: Node, camera: str, on_image: Callable[[ImageMessage], None]) -> None:
         self._node = node
         self._on_image = on_image
         self._raw = f"{camera}/image" if camera else "image"

@@ -14,11 +14,7 @@ from mgcda_ros.node_parameters import NodeParameters
 
 
 def infer(
-    frames: list[Frame],
-    predictor: Predictor,
-    network: Network,
-    now: NodeParameters,
-    stopping: Callable[[], bool],
+    frames: list[Frame], predictor: Predictor, network: Network, now: NodeParameters, stopping: Callable[[], bool]
 ) -> list[Described]:
     """Predict the frames, those of one size together, and publish their masks; what is left to describe of them.
 

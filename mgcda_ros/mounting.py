@@ -11,6 +11,9 @@ from rclpy.time import Time
 from mgcda_core.hazards.mount import Mount
 from mgcda_ros.node_parameters import CameraParameters
 
+MOST_TOLD = 100
+"""Frames of which it is said that tf does not know them; a hostile publisher may name a new one each time."""
+
 
 class Mounting:
     """Looks mountings up while it is open; tf2_ros is no dependency, what it lacks is said once."""
@@ -64,7 +67,7 @@ class Mounting:
                         f"no transform {base_frame} <- {optical_frame}: {error}; publish it (robot_state_publisher or "
                         "static_transform_publisher), or set mounting to parameters"
                     ) from error
-                if optical_frame not in self._told:
+                if optical_frame not in self._told and len(self._told) < MOST_TOLD:
                     self._told.add(optical_frame)
                     self._node.get_logger().info(
                         f"no transform {base_frame} <- {optical_frame}: that camera is mounted as its parameters say"

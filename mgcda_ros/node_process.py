@@ -23,6 +23,7 @@ FAST_DDS_2 = ("humble", "iron", "jazzy")
 """ROS distributions whose Fast DDS reads another variable; Fast DDS 3 warns about that one."""
 NODE_NAME = "/mgcda_node"
 STOP_TIMEOUT_S = 40.0
+ASK_PERIOD_S = 2.0
 
 
 class NodeProcessError(RuntimeError):
@@ -80,14 +81,16 @@ def wait_active(node: Node, executor: Executor, process: subprocess.Popen[str], 
     Raises NodeProcessError if it ends, fails to configure, or takes longer than `timeout` seconds.
     """
     client = node.create_client(GetState, f"{NODE_NAME}/get_state")
-    deadline = time.monotonic() + timeout
+    due = time.monotonic()
+    deadline = due + timeout
     future: Future[GetState.Response] | None = None
     try:
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise NodeProcessError(f"mgcda_node ended with exit code {process.returncode} at start; see its log")
-            if future is None and client.service_is_ready():
-                future = client.call_async(GetState.Request())
+            if time.monotonic() >= due and client.service_is_ready():
+                # Asked again: a node that died before may still be known, and what it was asked is lost.
+                future, due = client.call_async(GetState.Request()), time.monotonic() + ASK_PERIOD_S
             executor.spin_once(timeout_sec=0.1)
             response = future.result() if future is not None and future.done() else None
             if response is not None:

@@ -40,10 +40,11 @@ class SavedFrames:
         picture, score, text = (self.folder / f"{stem}{end}" for end in (".png", ".score.npy", ".json"))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_room(image.nbytes + prediction.score.nbytes)
+            said = json.dumps({"frame_id": header.frame_id, **facts, **prediction.to_json()}, indent=1)
+            self._check_room(image.nbytes + prediction.score.nbytes + len(said))
             write_png(picture, image)
             np.save(score, prediction.score)
-            text.write_text(json.dumps({"frame_id": header.frame_id, **facts, **prediction.to_json()}, indent=1))
+            text.write_text(said)
         except SaveError:
             raise
         except OSError as error:

@@ -155,9 +155,10 @@ def node_and_client(
     log = folder / "node.log"
     client = Client(camera)
     try:
-        with log.open("w") as stream, running_node(
-            arguments, cwd=folder, stdout=stream, stderr=stream, **running
-        ) as process:
+        with (
+            log.open("w") as stream,
+            running_node(arguments, cwd=folder, stdout=stream, stderr=stream, **running) as process,
+        ):
             if wait:
                 wait_active(client, client.spinner, process, 60.0)
                 client.ready()

@@ -68,6 +68,7 @@ def test_a_bag_goes_in_and_a_bag_with_every_output_comes_out(tiny_weights: Path,
     stamps = write_bag(tmp_path / "in")
     out = tmp_path / "out" / "result.mcap"
     node_arguments = ["--node-args", "--ros-args", "-p", f"weights:={tiny_weights}", "-p", "threshold:=0.0"]
+    node_arguments += ["-p", "confirm_hits:=1"]
     done = run("--bag", tmp_path / "in", "--out", out, *node_arguments)
     assert done.returncode == 0, done.stderr
     report = json.loads(out.with_suffix(".json").read_text())
