@@ -261,3 +261,28 @@ def test_what_stands_against_an_engine_is_told_by_those_who_asked_for_it(
     with pytest.raises(ValueError, match="backend tensorrt runs an exported chain"):
         open_backend(weights, backend="tensorrt")
     assert pending_engine(write_artefact(weights.with_name("named.onnx"), ANY, "int8")) is not None
+
+
+# precision ---------------------------------------------------------------------------------------------------------
+
+
+@no_gpu
+def test_a_precision_that_is_asked_for_runs_or_is_an_error(weights: Path) -> None:
+    exported(weights)
+    exported(weights, "-int8", precision="int8")
+    assert open_backend(weights).name == "onnxruntime tiny fp32"  # int8 never by itself
+    assert open_backend(weights, precision="int8").name == "onnxruntime tiny int8"
+    assert open_backend(weights, backend="onnxruntime", precision="int8").name == "onnxruntime tiny int8"
+    with pytest.raises(ValueError, match=r"none of these weights of precision fp16 .*mgcda export .*--precision fp16"):
+        open_backend(weights, precision="fp16")
+    with pytest.raises(ValueError, match="backend torch runs fp32, not int8"):
+        open_backend(weights, backend="torch", precision="int8")
+    with pytest.raises(ConfigError, match="precision is 'half'; it must be one of auto, fp32, fp16, int8"):
+        open_backend(weights, precision="half")
+
+
+def test_the_precision_of_a_chain_that_is_named_is_its_own(weights: Path) -> None:
+    chain = exported(weights, "-int8", precision="int8")
+    assert open_backend(chain, "cpu", "onnxruntime").name == "onnxruntime tiny int8"
+    with pytest.raises(ValueError, match=r"tiny-int8.onnx is of precision int8, not fp32: leave precision at auto"):
+        open_backend(chain, "cpu", "onnxruntime", precision="fp32")

@@ -226,3 +226,46 @@ def test_the_public_api() -> None:
         mgcda_core.nothing  # noqa: B018
     setup = (Path(__file__).parents[1] / "setup.py").read_text()
     assert re.findall(r'version="(.*?)"', setup) == [mgcda_core.__version__]
+
+
+def test_a_batch_is_the_images_one_by_one(tiny_weights: Path) -> None:
+    predictor = mgcda_core.load(tiny_weights, "cpu", crop_top=0.25)
+    images = list(np.random.default_rng(3).integers(0, 256, (3, 40, 60, 3), np.uint8))
+    for image, together in zip(images, predictor.batch(images), strict=True):
+        alone = predictor(image)
+        np.testing.assert_allclose(together.logits, alone.logits, atol=1e-4)
+        assert together.segmentation is not None and alone.segmentation is not None
+        assert (together.segmentation == alone.segmentation).mean() > 0.99
+    with pytest.raises(ValueError, match="differ in size"):
+        predictor.batch([images[0], images[1][:30]])
+
+
+def test_size_is_what_the_backend_sees_and_the_answer_is_as_large_as_the_image() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    class Watched(Brightness):
+        def run(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            seen.append(image.shape)
+            return super().run(image)[0], image[..., 1]
+
+    predictor = Predictor(Watched())
+    predictor.size = (20, 30)
+    image = np.zeros((40, 90, 3), np.uint8)
+    image[:, 45:] = 255
+    prediction = predictor(image)
+    assert seen == [(20, 30, 3)]
+    assert prediction.logits.shape == (40, 90)
+    np.testing.assert_array_equal(prediction.mask[:, [0, 40, 50, 89]], [[False, False, True, True]] * 40)
+    assert prediction.segmentation is not None
+    np.testing.assert_array_equal(prediction.segmentation, image[..., 0])
+    predictor.crop_top = 0.5
+    assert predictor(image).score[:18].max() < 1e-30
+    assert seen[1] == (10, 30, 3)
+
+
+def test_at_the_networks_scale_the_answer_is_as_large_as_the_network_works() -> None:
+    predictor = Predictor(Brightness())
+    predictor.scale = "network"
+    assert predictor(np.zeros((40, 90, 3), np.uint8)).logits.shape == predictor.config.segmentation.size
+    predictor.size = (20, 30)
+    assert predictor(np.zeros((40, 90, 3), np.uint8)).logits.shape == (20, 30)
