@@ -29,7 +29,7 @@ from visualization_msgs.msg import MarkerArray
 from mgcda_core.inference.encodings import from_rgb
 from mgcda_ros.lifecycle_node import MgcdaNode
 from mgcda_ros.messages import to_image
-from mgcda_ros.node_process import NODE_NAME, running_node, stop_node, wait_active
+from mgcda_ros.node_process import ASK_PERIOD_S, NODE_NAME, running_node, stop_node, wait_active
 
 TRANSITIONS = {"configure": 1, "cleanup": 2, "activate": 3, "deactivate": 4}
 
@@ -108,7 +108,18 @@ class Client(Node):
         return future.result()
 
     def state(self) -> str:
-        return self.call(GetState, "get_state", GetState.Request()).current_state.label
+        """Name of the lifecycle state; asked again, for a node that died before may still be known and never answers."""
+        client: Any = self.create_client(GetState, f"{self.node}/get_state")
+        assert client.wait_for_service(10.0)
+        asked: list[Any] = []
+
+        def answered() -> bool:
+            asked.append(client.call_async(GetState.Request()))
+            return self.until(lambda: any(future.done() for future in asked), ASK_PERIOD_S)
+
+        assert self.until(answered, 30.0), "get_state does not answer"
+        self.destroy_client(client)
+        return next(future.result().current_state.label for future in asked if future.done())
 
     def change(self, transition: str) -> bool:
         request = ChangeState.Request()
