@@ -108,7 +108,7 @@ class Client(Node):
         return future.result()
 
     def state(self) -> str:
-        """Name of the lifecycle state; asked again, for a node that died before may still be known and never answers."""
+        """Name of the lifecycle state; asked again: a node that died may still be known, and never answers."""
         client: Any = self.create_client(GetState, f"{self.node}/get_state")
         assert client.wait_for_service(10.0)
         asked: list[Any] = []
