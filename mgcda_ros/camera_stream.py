@@ -15,7 +15,7 @@ from mgcda_core.hazards.ground_plane import Camera, Uncertainty
 from mgcda_core.hazards.lens import Lens
 from mgcda_core.hazards.regions import to_hazards
 from mgcda_core.hazards.tracks import Tracker
-from mgcda_core.hazards.zones import Zones
+from mgcda_core.hazards.zones import Zones, load_ego_mask
 from mgcda_core.inference.temporal import TemporalFilter
 from mgcda_core.prediction import Prediction
 from mgcda_ros import parameters
@@ -77,6 +77,7 @@ class CameraStream:
         self._node = node
         self._mounting = mounting
         self._outputs: Outputs | None = None
+        self._ego_mask: np.ndarray | None = None
         self._zones: tuple[tuple[object, ...], Zones] = ((), Zones())
         self._filter: tuple[tuple[object, ...], TemporalFilter] = (("none", 0.0), TemporalFilter("none"))
         self._tracker: tuple[tuple[object, ...], Tracker] = ((), Tracker())
@@ -90,6 +91,8 @@ class CameraStream:
         """Subscribe. Raises ConfigError for an ego mask that cannot be read."""
         self.statistics.restart()
         self._told.clear()
+        own = self.parameters
+        self._ego_mask = load_ego_mask(own.ego_mask) if own.ego_mask else None  # here, not while frames come
         self._prepare(now, fresh=True)
         self.input.open(now.transport, now.reliability)
 
@@ -182,10 +185,10 @@ class CameraStream:
     def _prepare(self, now: NodeParameters, fresh: bool = False) -> None:
         """Make zones, filter and tracker anew where their parameters changed, or all of them."""
         own = self.parameters
-        zones = (own.roi, own.ego_mask, own.lane)
+        zones = (own.roi, own.lane)
         if fresh or zones != self._zones[0]:
             roi, lane = (() if polygon == (0.0,) else polygon for polygon in (own.roi, own.lane))
-            self._zones = (zones, Zones(roi, own.ego_mask, lane))
+            self._zones = (zones, Zones(roi, self._ego_mask, lane))
         kind = (now.temporal_filter, now.temporal_seconds)
         if fresh or kind != self._filter[0]:
             self._filter = (kind, TemporalFilter(*kind))

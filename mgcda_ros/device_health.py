@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 _ZONES = Path("/sys/class/thermal")
-_MB = 1e6
+_MB = 2**20
 
 
 def memory_mb(device: str) -> dict[str, str]:
-    """Megabytes that this process holds, and of a GPU those that are in use and there are, as texts by key."""
-    values = {"process_memory_mb": f"{_resident_mb():.0f}"}
+    """Megabytes (MiB) that this process holds, and of a GPU those that are in use and there are, as texts by key."""
+    values = {"process_memory_mb": f"{resident_mb():.0f}"}
     torch = sys.modules.get("torch")  # never imported for this alone: the ONNX path goes without
     if device.startswith("cuda") and torch is not None and torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info(int(device.split()[0].partition(":")[2] or 0))
@@ -30,9 +31,6 @@ def temperature(zones: Path = _ZONES) -> float | None:
     return max(found, default=None)
 
 
-def _resident_mb() -> float:
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return float("nan")
-    return pages * 4096 / _MB
+def resident_mb(pid: int | str = "self") -> float:
+    """Resident memory of a process in MiB. Raises OSError if it has ended, or on a system without /proc."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / _MB

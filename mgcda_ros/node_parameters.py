@@ -175,7 +175,8 @@ class NodeParameters:
     )
     confirm_hits: int = _parameter(
         2,
-        "Frames of the last confirm_window in which a hazard must be seen to be published; 1 publishes at once.",
+        "Frames of the last confirm_window, at most all of them, in which a hazard must be seen to be published; "
+        "1 publishes at once.",
         low=1,
         high=100,
     )

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -30,6 +29,7 @@ from rclpy.parameter import Parameter
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 
+from mgcda_ros.device_health import resident_mb
 from mgcda_ros.image_input import ImageInput, ImageMessage
 from mgcda_ros.node_process import NODE_NAME, NodeProcessError, isolate, running_node, stop_node, wait_active
 from mgcda_ros.recorder import stamp_ns
@@ -62,7 +62,7 @@ class Observer(Node):
         self.record = record
         self.spinner = SingleThreadedExecutor()
         self.spinner.add_node(self)
-        self._memory = Path(f"/proc/{pid}/statm")
+        self._pid = pid
         self._changes = itertools.cycle((name, value) for name, *values in PARAMETERS for value in values)
         self._setter = self.create_client(SetParameters, f"{NODE_NAME}/set_parameters")
         on_mask: Any = self._on_mask  # raw: it gets the bytes
@@ -93,8 +93,7 @@ class Observer(Node):
 
     def _sample(self) -> None:
         with suppress(OSError):  # the node has ended
-            pages = int(self._memory.read_text().split()[1])
-            self.record.memory.append((time.time(), pages * os.sysconf("SC_PAGE_SIZE") / 2**20))
+            self.record.memory.append((time.time(), resident_mb(self._pid)))
 
     def _change(self) -> None:
         name, value = next(self._changes)

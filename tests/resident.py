@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
-
-def resident_mb(pid: int | str = "self") -> float:
-    """Resident memory in MiB."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+from mgcda_ros.device_health import resident_mb
 
 
 def growth_mb(run: Callable[[np.ndarray], object], images: Sequence[np.ndarray], frames: int = 500) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mgcda_core.config import ConfigError
-from mgcda_core.hazards.zones import Zones
+from mgcda_core.hazards.zones import Zones, load_ego_mask
 from mgcda_core.prediction import Prediction
 
 SIZE = (60, 80)
@@ -46,9 +46,10 @@ def test_the_own_vehicle_is_cut_at_any_size(tmp_path: Path) -> None:
     picture[25:] = 255
     cv2.imwrite(str(tmp_path / "ego.png"), picture)
     everywhere = Prediction(np.full(SIZE, 9.0, np.float32))
-    mask = Zones(ego_mask=tmp_path / "ego.png").cut(everywhere).mask
+    mask = Zones(ego_mask=load_ego_mask(tmp_path / "ego.png")).cut(everywhere).mask
     assert mask[:50].all() and not mask[50:].any()
-    both = Zones(roi=(0, 0, 0.5, 0, 0.5, 1, 0, 1), ego_mask=str(tmp_path / "ego.png")).cut(everywhere).mask
+    ego = load_ego_mask(str(tmp_path / "ego.png"))
+    both = Zones(roi=(0, 0, 0.5, 0, 0.5, 1, 0, 1), ego_mask=ego).cut(everywhere).mask
     assert both[:50, :39].all() and not both[50:].any() and not both[:, 41:].any()
 
 
@@ -84,6 +85,6 @@ def test_an_ego_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").touch()
     for name, said in (("missing.png", "cannot be read"), ("text.png", "no.* picture"), ("empty.png", "not a picture")):
         with pytest.raises(ConfigError, match=f"{name}.*{said}"):
-            Zones(ego_mask=tmp_path / name)
+            load_ego_mask(tmp_path / name)
     with pytest.raises(ConfigError, match="cannot be read"):
-        Zones(ego_mask=tmp_path)
+        load_ego_mask(tmp_path)

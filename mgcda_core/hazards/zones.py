@@ -38,13 +38,15 @@ class Zones:
     """Masks of one camera's frames, drawn for the size that comes and kept until another one does.
 
     roi, lane: polygons x1, y1, x2, y2, ... in shares of the image's width and height from its top left corner, empty
-    for none. ego_mask: PNG of any size whose white pixels are the own vehicle, empty for none. Raises ConfigError for a
-    polygon of less than three points or outside of the image, and for a file that is missing or no picture.
+    for none. ego_mask: as `load_ego_mask` gives it, of any size, or None. Raises ConfigError for a polygon of less than
+    three points or outside of the image.
     """
 
-    def __init__(self, roi: Sequence[float] = (), ego_mask: str | Path = "", lane: Sequence[float] = ()) -> None:
+    def __init__(
+        self, roi: Sequence[float] = (), ego_mask: np.ndarray | None = None, lane: Sequence[float] = ()
+    ) -> None:
         self._roi, self._lane = _polygon(roi, "roi"), _polygon(lane, "lane")
-        self._ego = _load_mask(Path(ego_mask)) if str(ego_mask) else None
+        self._ego = ego_mask
         self._drawn = _Drawn((0, 0), None, None)
 
     def cut(self, prediction: Prediction) -> Prediction:
@@ -124,8 +126,11 @@ def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask.view(bool)
 
 
-def _load_mask(path: Path) -> np.ndarray:
-    """uint8 [h, w], 1 on the own vehicle."""
+def load_ego_mask(path: str | Path) -> np.ndarray:
+    """uint8 [h, w], 1 on the own vehicle, of a PNG that is white there.
+
+    Raises ConfigError for a file that is missing or no picture.
+    """
     try:
         picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
     except OSError as error:

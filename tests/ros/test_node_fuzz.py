@@ -17,13 +17,13 @@ from node_client import Client, node_in_process
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
-from resident import resident_mb
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 from tiny_artefact import expected, write_artefact
 
 from mgcda_core.inference import encodings
 from mgcda_ros.camera_stream import Frame
+from mgcda_ros.device_health import resident_mb
 from mgcda_ros.lifecycle_node import MgcdaNode
 from mgcda_ros.messages import to_image
 

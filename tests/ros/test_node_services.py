@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from node_client import Client, node_and_client, node_in_process
 from rclpy.lifecycle import TransitionCallbackReturn
-from resident import resident_mb
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 from tiny_artefact import write_artefact
+
+from mgcda_ros.device_health import resident_mb
 
 pytestmark = pytest.mark.ros
 SHA = "0123456789abcdef" * 4

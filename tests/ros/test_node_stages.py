@@ -13,12 +13,12 @@ import pytest
 from node_client import Client, node_and_client
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from resident import resident_mb
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tiny_artefact import write_artefact
 
 from mgcda_ros.camera_stream import Frame
+from mgcda_ros.device_health import resident_mb
 from mgcda_ros.lifecycle_node import MgcdaNode
 from mgcda_ros.messages import to_image
 from mgcda_ros.outputs import Outputs
