@@ -69,7 +69,7 @@ def test_two_precisions_are_compared(tiny_weights: Path, tmp_path: Path, capsys:
         assert (side["name"], side["device"]) == ("torch tiny", "cpu")
         assert side["memory_mb"]["opening_mb"] > 50 and side["memory_mb"]["cuda_mb"] is None
         assert list(side["stages"]) == list(STAGES)
-        assert all(side["stages"][stage]["ms"] > 0 for stage in STAGES)
+        assert all(side["stages"][stage]["ms"] > 0 for stage in STAGES if stage != "student")  # DiCNet's alone
         total = sum(entry["gflops"] for entry in side["stages"].values())
         assert total == pytest.approx(side["gflops"])
         found = side["floors"]

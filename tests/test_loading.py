@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mgcda_core.models.loading import StateDictError, load_strict
+from mgcda_core.models.loading import StateDictError, load_strict, load_widened
 
 
 def _net() -> nn.Sequential:
@@ -46,3 +46,14 @@ def test_ignored_prefixes_and_missing_counters_are_accepted() -> None:
     load_strict(net, state, "x.pth", ignore=("auxiliary_head.",))
     with pytest.raises(StateDictError, match="auxiliary_head"):
         load_strict(net, state, "x.pth")
+
+
+def test_one_output_more_keeps_its_own_values_and_the_others_are_loaded() -> None:
+    narrow, wide = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 5, 1)
+    fresh = {key: value.clone() for key, value in wide.state_dict().items()}
+    load_widened(wide, narrow.state_dict(), "narrow.pth")
+    for key, value in wide.state_dict().items():
+        assert torch.equal(value[:4], narrow.state_dict()[key])
+        assert torch.equal(value[4:], fresh[key][4:])
+    with pytest.raises(StateDictError, match=r"\(4, 3, 1, 1\), the network needs \(6, 3, 1, 1\)"):
+        load_widened(nn.Conv2d(3, 6, 1), narrow.state_dict(), "narrow.pth")

@@ -64,6 +64,19 @@ def test_features_go_fine_to_coarse(architecture: str, width: int, expected: lis
 
 
 @pytest.mark.parametrize(("architecture", "width"), NARROW)
+def test_the_classifier_and_what_it_reads_are_the_network(architecture: str, width: int):
+    network, x = narrow(architecture, width), torch.randn(2, 3, 64, 96)
+    with torch.inference_mode():
+        logits, features, distilled = network.outputs(x, (20, 30))  # type: ignore[operator]
+        torch.testing.assert_close(network.classify(network.embed(x), (20, 30)), logits)  # type: ignore[operator]
+        torch.testing.assert_close(network(x, (20, 30)), logits)
+    torch.testing.assert_close(features, network.features(x))  # type: ignore[operator]
+    assert isinstance(network.get_submodule(network.classifier), nn.Module)  # type: ignore[arg-type]
+    norm = network.distilled_norm
+    assert norm is None or norm.num_features == distilled.shape[1]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("architecture", "width"), NARROW)
 def test_a_batch_gives_what_its_images_give(architecture: str, width: int):
     network, images = narrow(architecture, width), torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
@@ -155,7 +168,7 @@ def test_deeplab_aligns_the_corners():
         resize_aligned(torch.tensor([[[[0.0, 1.0]]]]), (1, 3)), torch.tensor([[[[0, 0.5, 1.0]]]])
     )
     network = narrow("deeplabv3plus", 4)
-    network.final = Ramp()
+    network.final[-1] = Ramp()  # type: ignore[index, assignment]
     with torch.inference_mode():
         row = network(torch.zeros(1, 3, 16, 16))[0, 0, 5]
     torch.testing.assert_close(row, torch.linspace(0, 1, 16))
@@ -200,6 +213,7 @@ def test_every_key_that_does_not_fit_is_named_in_one_error():
         (SegmentationConfig(architecture="segformer"), "architecture"),  # type: ignore[arg-type]
         (SegmentationConfig(width=0), "width"),
         (SegmentationConfig(num_classes=0), "num_classes"),
+        (SegmentationConfig(architecture="enet", unknown=True), "unknown"),
     ],
 )
 def test_a_bad_configuration_names_its_field(config: SegmentationConfig, field: str):

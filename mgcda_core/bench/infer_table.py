@@ -101,6 +101,8 @@ def _stages(side: dict[str, Any]) -> Iterator[str]:
     total = sum(entry["ms"] for entry in side["stages"].values())
     yield f"  {'stage':<20}{'ms':>10}{'share':>9}{'GFLOP':>10}{'GFLOP/s':>10}"
     for name, entry in side["stages"].items():
+        if not entry["ms"]:  # a part this chain does not have
+            continue
         speed = f"{1000 * entry['gflops'] / entry['ms']:10.0f}" if entry["gflops"] and entry["ms"] else ""
         operations = f"{entry['gflops']:10.2f}" if entry["gflops"] else f"{'':10}"
         label = "between the networks" if name == "rest" else name

@@ -29,14 +29,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgcda_core.bench.published import PublishedChain
 from mgcda_core.config import SegmenterConfig
 from mgcda_core.models import uncertainty
-from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
+from mgcda_core.models.chain import Chain, build_chain
 
-STAGES = ("resize", "segmentation", "uncertainty", "synthesis", "perceptual", "dissimilarity", "upsample", "rest")
+STAGES = ("resize", "segmentation", "student", "uncertainty", "synthesis", "perceptual", "dissimilarity", "upsample",
+          "rest")  # fmt: skip
 _OURS = (
     ("resized", "resize"), ("segmentation.forward", "segmentation"), ("segmentation.features", "perceptual"),
-    ("segmentation.logits_and_features", "segmentation"), ("style_encoder.forward", "synthesis"),
-    ("generator.forward", "synthesis"), ("perceptual.forward", "perceptual"),
-    ("dissimilarity.forward", "dissimilarity"), ("to_input_size", "upsample"),
+    ("segmentation.logits_and_features", "segmentation"), ("segmentation.outputs", "segmentation"),
+    ("student.forward", "student"), ("style_encoder.forward", "synthesis"), ("generator.forward", "synthesis"),
+    ("perceptual.forward", "perceptual"), ("dissimilarity.forward", "dissimilarity"), ("to_input_size", "upsample"),
 )  # fmt: skip
 _FUNCTIONS = (("uncertainty_maps", "uncertainty"), ("cosine_difference", "perceptual"))
 _PUBLISHED = (("resize", "resize"), ("segment", "segmentation"), ("uncertainty", "uncertainty"),
@@ -100,13 +101,13 @@ class Timeline:
 
 
 @contextmanager
-def watched(owner: AnomalySegmenter | PublishedChain, timeline: Timeline) -> Iterator[None]:
+def watched(owner: Chain | PublishedChain, timeline: Timeline) -> Iterator[None]:
     """The calls of a chain wrapped for as long as the block lasts."""
     changed: list[tuple[Any, str, Any]] = []
-    ours = isinstance(owner, AnomalySegmenter)
+    ours = not isinstance(owner, PublishedChain)
     for path, stage in _OURS if ours else _PUBLISHED:
         part, _, name = path.rpartition(".")
-        if part and not hasattr(owner, part):  # a chain without VGG19
+        if not hasattr(owner, path.split(".")[0]):  # a chain without VGG19, or without comparison
             continue
         changed.append((getattr(owner, part) if part else owner, name, stage))
     changed += [(uncertainty, name, stage) for name, stage in _FUNCTIONS] if ours else []
@@ -146,7 +147,7 @@ def count_work(config: SegmenterConfig, size: tuple[int, int], batch: int = 1) -
     counter = FlopCounterMode(display=False)
     timeline = Timeline(counter.get_total_flops, lambda begun, ended: float(ended - begun))
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # shapes without memory
-        chain = AnomalySegmenter(config).eval().requires_grad_(False)
+        chain = build_chain(config).eval().requires_grad_(False)
         image = torch.zeros(batch, 3, *size, dtype=torch.uint8)
         with watched(chain, timeline):
             timeline.start()

@@ -6,6 +6,7 @@ from mgcda_core.config.chain import (
     DissimilarityConfig,
     SegmentationConfig,
     SegmenterConfig,
+    StudentConfig,
     SynthesisConfig,
 )
 from mgcda_core.config.control import PlainTraining
@@ -52,6 +53,7 @@ __all__ = [
     "SegmentationConfig",
     "SegmentationTraining",
     "SegmenterConfig",
+    "StudentConfig",
     "SynthesisConfig",
     "SynthesisTraining",
     "VoidClassConfig",

@@ -35,6 +35,22 @@ class SegmentationConfig:
     """Working size (height, width) the image is resized to before the network."""
     normalise: Literal["imagenet", "unit"] = "imagenet"
     """Input range: ImageNet mean and std, or plain [0, 1] (the public ENet weights)."""
+    unknown: bool = False
+    """One more output after the classes, for what is none of them: synthetic-unknown's class, PEBAL's abstention. No
+    predicted class is ever it."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's logits: the classes first, then `unknown`."""
+        return self.num_classes + self.unknown
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """DiCNet's distilled network: a DDRNet-23-slim that regresses the segmentation network's features."""
+
+    width: int = 16
+    """Base width in channels; below the segmentation network's, so that it can learn the scenes but no more."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +108,17 @@ class DissimilarityConfig:
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """The whole chain: segmentation, synthesis, uncertainty, dissimilarity."""
+    """The whole chain: segmentation, synthesis, uncertainty, dissimilarity; or a segmentation network that scores."""
 
+    score: Literal["dissimilarity", "msp", "unknown", "energy", "distillation"] = "dissimilarity"
+    """Where the score comes from: the whole chain's comparison, or the segmentation network with neither re-synthesis
+    nor comparison: 1 - largest softmax probability, probability of its `unknown` output, free energy of the classes
+    (PEBAL), error of the student (DiCNet)."""
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     dissimilarity: DissimilarityConfig = field(default_factory=DissimilarityConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    """Of score `distillation` alone."""
     scaling: Literal["fixed", "reference"] = "fixed"
     """Uncertainty maps and resizing: `fixed` scales (a clean road stays low), or `reference` (per-image extrema,
     8-bit steps, nearest down-sampling, spec 1.4), which imported weights need."""
@@ -106,6 +128,10 @@ class SegmenterConfig:
     """Share of the softmax entropy in the final score (0.25 in SynBoost's ensemble, spec 1.8)."""
     threshold: float = 0.5
     """Score above which a pixel is masked as an anomaly; chosen on held-out synthetic data at the end of training."""
+
+    def __post_init__(self) -> None:
+        if self.score == "unknown" and not self.segmentation.unknown:
+            raise ConfigError("score unknown needs segmentation.unknown, the output it reads")
 
     def to_json(self) -> str:
         """One line of JSON, as stored in the metadata of a weights file."""
@@ -121,7 +147,7 @@ class SegmenterConfig:
 
 
 _LATER = ("source", "huggingface", "detail", "stem_kernel", "spade_hidden", "correlation_groups", "void_channel",
-          "residual")  # fmt: skip
+          "residual", "unknown", "student", "score")  # fmt: skip
 """Fields that came after the first weights files, which lack them: the default is what those were made with."""
 
 

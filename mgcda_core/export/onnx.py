@@ -17,7 +17,7 @@ from mgcda_core.config import ConfigError
 from mgcda_core.export.resizing import plain_resizing
 from mgcda_core.inference.artefact import LOGITS, SEGMENTATION, bounds
 from mgcda_core.inference.sidecar import Dimension
-from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
+from mgcda_core.models.chain import Chain, build_chain
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 OPSET = 18
 """The exporter's own operator set; a later one is converted from it and no runtime needs it."""
 IMAGE = "image"
-NETWORKS = ("segmentation", "synthesis", "perceptual", "dissimilarity")
+NETWORKS = ("segmentation", "synthesis", "perceptual", "dissimilarity", "student")
 _PARTS = {"segmentation": "segmentation", "generator": "synthesis", "style_encoder": "synthesis",
-          "perceptual": "perceptual", "dissimilarity": "dissimilarity"}  # fmt: skip
+          "perceptual": "perceptual", "dissimilarity": "dissimilarity", "student": "student"}  # fmt: skip
 _LARGEST_CONSTANT = 1 << 24  # numbers that are computed ahead: weights that are reordered or scaled
 
 
@@ -65,7 +65,7 @@ class FrameGraph(nn.Module):
     The frame is float32 before it is turned: TensorRT takes uint8 only straight from its input into a cast.
     """
 
-    def __init__(self, chain: AnomalySegmenter) -> None:
+    def __init__(self, chain: Chain) -> None:
         super().__init__()
         self.chain = chain
 
@@ -80,13 +80,13 @@ def build_graph(weights: Weights, frames: Frames, fold_batch_norm: bool = True) 
     `fold_batch_norm` multiplies it into the convolutions before it, as runtimes do when they open the file. Raises
     ConfigError for several sizes with reference scaling, and for a style that is drawn at random.
     """
-    if weights.config.synthesis.style == "sample":
+    if weights.config.score == "dissimilarity" and weights.config.synthesis.style == "sample":
         raise ConfigError(
             "synthesis.style is sample, which differs from frame to frame: export weights with style mean"
         )
     if frames.dynamic_size and weights.config.scaling == "reference":
         raise ConfigError("reference scaling computes its weights for one size: give --size alone")
-    chain = AnomalySegmenter(weights.config)
+    chain = build_chain(weights.config)
     load_strict(chain, weights.state, weights.name)
     graph = FrameGraph(chain).eval().requires_grad_(False)
     example = torch.zeros([_inside(dimension) for dimension in frames.shape], dtype=torch.uint8)
@@ -130,7 +130,7 @@ def _dynamic_axes(frames: Frames) -> dict[int, torch.export.Dim]:
     }
 
 
-def _antialias_whatever_the_size(chain: AnomalySegmenter) -> None:
+def _antialias_whatever_the_size(chain: Chain) -> None:
     """A graph for several sizes cannot ask whether the frame shrinks; where it grows, antialiasing changes nothing."""
     size = chain.config.segmentation.size
     chain.resized = lambda image: F.interpolate(image.float(), size, mode="bilinear", antialias=True)

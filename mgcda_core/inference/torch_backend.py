@@ -12,7 +12,9 @@ from torch import Tensor
 from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.inference.artefact import enlarge
 from mgcda_core.inference.encodings import MAX_SIDE, MIN_SIDE
-from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, ClosedSetSegmenter, Stages
+from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
+from mgcda_core.models.chain import Chain, build_chain
+from mgcda_core.models.closed_set_segmenter import ClosedSetSegmenter
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights, WeightsError
 
@@ -21,7 +23,7 @@ Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class TorchBackend:
-    """AnomalySegmenter with loaded weights; implements `inference.backend.Backend`.
+    """AnomalySegmenter or DirectSegmenter with loaded weights; implements `inference.backend.Backend`.
 
     `mode` compile has torch.compile write kernels at the first frame of a size, which takes a minute; cudagraph, on a
     GPU only, records the kernels of a frame size and launches them as one.
@@ -42,7 +44,9 @@ class TorchBackend:
         self.config: SegmenterConfig = weights.config
         self.sha256 = weights.sha256
         self._device = pick_device(device)
-        self.model = AnomalySegmenter(weights.config)
+        self.model = build_chain(weights.config)
+        if synthesis_every > 1:
+            self.whole_chain(f"synthesis_every {synthesis_every}")
         _refuse_parts(self.model, weights)
         load_strict(self.model, weights.state, weights.name)
         _place(self.model, self._device)
@@ -73,9 +77,19 @@ class TorchBackend:
 
     def _next(self, frame: Tensor) -> tuple[Tensor, Tensor]:
         """`predict` of a video's next frame."""
-        self._last = self.model.stages(frame, made=self._last if self._count % self._synthesis_every else None)
+        chain = self.whole_chain("synthesis_every")
+        self._last = chain.stages(frame, made=self._last if self._count % self._synthesis_every else None)
         self._count += 1
-        return self.model.answer(self._last, (frame.shape[-2], frame.shape[-1]))
+        return chain.answer(self._last, (frame.shape[-2], frame.shape[-1]))
+
+    def whole_chain(self, what: str) -> AnomalySegmenter:
+        """The model, if it re-synthesises and compares; else raises ConfigError that `what` needs that."""
+        if isinstance(self.model, AnomalySegmenter):
+            return self.model
+        raise ConfigError(
+            f"{what} needs a chain with re-synthesis and comparison, and {self.name.split()[-1]} has score "
+            f"{self.config.score}, read off its segmentation network"
+        )
 
     @torch.inference_mode()
     def ensemble(self, image: np.ndarray, entropy_weight: float) -> np.ndarray:
@@ -84,9 +98,9 @@ class TorchBackend:
         The bicubic resize to H, W may leave [0, 1] by a little.
         """
         size = (image.shape[0], image.shape[1])
-        stages = self.model.stages(_batch(image, self._device))
-        score = self.model.ensemble_score(self.model.compare(stages), stages, size, entropy_weight)
-        return score[0].cpu().numpy()
+        chain = self.whole_chain("score ensemble")
+        stages = chain.stages(_batch(image, self._device))
+        return chain.ensemble_score(chain.compare(stages), stages, size, entropy_weight)[0].cpu().numpy()
 
     @torch.inference_mode()
     def prior(self, image: np.ndarray) -> Tensor:
@@ -94,7 +108,7 @@ class TorchBackend:
 
         float32 [1, 3, h, w] in [0, 1] at the dissimilarity's working size.
         """
-        return self.model.stages(_batch(image, self._device)).prior
+        return self.whole_chain("a map of the prior").stages(_batch(image, self._device)).prior
 
     @torch.inference_mode()
     def segmentation_logits(self, image: np.ndarray) -> Tensor:
@@ -124,7 +138,7 @@ class TorchSegmentation:
         return self.model.segmentation_logits(_batch(image, self._device))
 
 
-def _refuse_parts(model: AnomalySegmenter, weights: Weights) -> None:
+def _refuse_parts(model: Chain, weights: Weights) -> None:
     """One sentence for a file that holds the chain in part, instead of a list of thousands of missing keys."""
     present = {key.split(".")[0] for key in weights.state}
     missing = [name for name, _ in model.named_children() if name not in present]

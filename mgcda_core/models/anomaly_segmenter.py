@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mgcda_core.config import ConfigError, SegmenterConfig
 from mgcda_core.labels import IGNORE
 from mgcda_core.models import resize, uncertainty
+from mgcda_core.models.closed_set_segmenter import ClosedSetSegmenter, shrinks
 from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.models.encoders import Vgg19Slices
-from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
 
 _LEAST = 1e-6
@@ -59,42 +59,6 @@ class Stages(Resynthesis):
     """float32 [B, 3, h, w] in [0, 1]: entropy, perceptual difference, distance."""
     perceptual_raw: Tensor
     """float32 [B, 1, h, w]: the perceptual difference before any per-image scaling."""
-
-
-class ClosedSetSegmenter(nn.Module):
-    """The chain's first part alone, `segmentation`: all that a baseline of the segmentation network needs."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: SegmenterConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.segmentation = build_segmentation(config.segmentation, auxiliary=False)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
-
-    def segmentation_logits(self, image: Tensor) -> Tensor:
-        """Closed-set logits float32 [B, 19, hw, ww] at the working size of uint8 [B, 3, H, W] RGB."""
-        return self.segmentation(self.segmentation_input(self.resized(image))).float()
-
-    def resized(self, image: Tensor) -> Tensor:
-        """uint8 [B, 3, H, W] -> float32 [B, 3, hw, ww] in 0..255 at the segmentation's working size."""
-        size = self.config.segmentation.size
-        if self.config.scaling == "reference":
-            return resize.resize_bicubic_u8(image, size).float()
-        return F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))
-
-    def normalise(self, image01: Tensor) -> Tensor:
-        """ImageNet normalisation of [B, 3, h, w] in [0, 1]."""
-        return (image01 - self.mean) / self.std
-
-    def segmentation_input(self, resized: Tensor) -> Tensor:
-        """What the segmentation network takes of what `resized` returned, [B, 3, hw, ww]."""
-        return self._segmentation_range(resized / 255)
-
-    def _segmentation_range(self, image01: Tensor) -> Tensor:
-        return self.normalise(image01) if self.config.segmentation.normalise == "imagenet" else image01
 
 
 class AnomalySegmenter(ClosedSetSegmenter):
@@ -216,7 +180,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
         logits, features = self.segmentation.logits_and_features(  # pyright: ignore[reportCallIssue]
             self.segmentation_input(resized), self.config.dissimilarity.size
         )
-        return logits.float(), features
+        return self.classes_of(logits).float(), features
 
     def _synthesis_inputs(self, resized: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (height, width), detail = self.config.synthesis.size, self.config.synthesis.detail
@@ -227,7 +191,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
         size = self.config.dissimilarity.size
         resized = self.resized(image)
-        logits = self.segmentation(self.segmentation_input(resized)).float()
+        logits = self.classes_of(self.segmentation(self.segmentation_input(resized))).float()
         labels = _overridden(logits.argmax(1), semantics)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
         if made is None:
@@ -260,11 +224,7 @@ def _overridden(predicted: Tensor, semantics: Tensor | None) -> Tensor:
     return torch.where(semantics == IGNORE, predicted, semantics)
 
 
-def _shrinks(image: Tensor, size: tuple[int, int]) -> bool:
-    return image.shape[-2] > size[0] or image.shape[-1] > size[1]
-
-
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if (image.shape[-2], image.shape[-1]) == size:
         return image
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=_shrinks(image, size))
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=shrinks(image, size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,6 +35,19 @@ def load_strict(
     if problems:
         raise StateDictError(f"{source} does not fit {type(module).__name__}: " + "; ".join(problems))
     module.load_state_dict(state, strict=False)
+
+
+def load_widened(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """`load_strict` into a network that may have one output more: what the state lacks of it keeps its own values.
+
+    Outputs are the first dimension of a weight or bias, as in a convolution. Raises StateDictError as `load_strict`.
+    """
+    own, state = module.state_dict(), dict(state_dict)
+    for key, value in state.items():
+        wanted = own[key].shape if key in own else value.shape
+        if value.ndim and value.shape[1:] == wanted[1:] and value.shape[0] == wanted[0] - 1:
+            state[key] = torch.cat([value, own[key][-1:].to(value.dtype)])
+    load_strict(module, state, source)
 
 
 def strip_prefix(state_dict: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:

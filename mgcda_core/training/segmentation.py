@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mgcda_core.config import SegmentationTraining, SegmenterConfig
 from mgcda_core.data.sample import Scenes
 from mgcda_core.labels import IGNORE
-from mgcda_core.models.loading import load_strict
+from mgcda_core.models.loading import load_widened
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.training.loop import Objective, fit
 from mgcda_core.training.outliers import OUTLIER, Outliers, flatness, known_row
@@ -159,7 +159,7 @@ def start_network(config: SegmentationTraining) -> tuple[SegmenterConfig, nn.Mod
     if loaded:
         state = {k: v for k, v in network.state_dict().items() if k.startswith("auxiliary_head.")}
         state |= {k.removeprefix("segmentation."): v for k, v in loaded.state.items() if k.startswith("segmentation.")}
-        load_strict(network, state, str(config.initial))
+        load_widened(network, state, str(config.initial))
     elif segmentation.architecture == "huggingface":
         network.load_pretrained(segmentation.source)  # pyright: ignore[reportCallIssue]
     return dataclasses.replace(config.segmenter, segmentation=segmentation), network
@@ -210,7 +210,7 @@ def mean_iou(
     for scene in (scenes[i] for i in range(len(scenes))):
         image = (torch.from_numpy(scene.image).to(device) / 255 - mean) / std
         image = F.interpolate(image.permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)
-        predicted = class_of[network(image, size=scene.label.shape)[0].argmax(0).flatten()]
+        predicted = class_of[network(image, size=scene.label.shape)[0, : len(class_of)].argmax(0).flatten()]
         label = torch.from_numpy(scene.label).to(device).flatten().long()
         valid = label != IGNORE
         pairs = label[valid] * (count + 1) + predicted[valid]

@@ -1,4 +1,9 @@
-"""Closed-set segmentation networks: normalised image -> class logits and a feature pyramid."""
+"""Closed-set segmentation networks: normalised image -> class logits and a feature pyramid.
+
+Each has `forward`, `features`, `logits_and_features` and `outputs`, which adds the map a DiCNet student learns, taken
+before `distilled_norm`, a BatchNorm, or None. Those whose classifier can be trained alone (all but Hugging Face's) have
+`embed` and `classify`, the two halves of `forward`, and name the submodule in `classifier`.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +28,17 @@ def build_segmentation(config: SegmentationConfig, *, auxiliary: bool = True) ->
     if config.architecture == "ddrnet23_slim":
         from mgcda_core.models.segmentation.ddrnet import DDRNet23Slim
 
-        return DDRNet23Slim(config.width, config.num_classes, auxiliary=auxiliary)
+        return DDRNet23Slim(config.width, config.outputs, auxiliary=auxiliary)
     if config.architecture == "enet":
         from mgcda_core.models.segmentation.enet import ENet
 
+        if config.unknown:
+            raise ConfigError("segmentation.unknown needs another architecture than enet, whose last output is void")
         return ENet(config.width, config.num_classes)
     if config.architecture == "deeplabv3plus":
         from mgcda_core.models.segmentation.deeplabv3plus import DeepLabV3Plus
 
-        return DeepLabV3Plus(config.width, config.num_classes)
+        return DeepLabV3Plus(config.width, config.outputs)
     if config.architecture == "huggingface":
         from mgcda_core.models.segmentation.huggingface import HuggingFaceSegmentation
 

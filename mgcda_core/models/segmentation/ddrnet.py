@@ -104,7 +104,11 @@ class SegmentationHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,inputs,h,w] -> logits [B,classes,h,w]."""
-        return self.classify(F.relu(self.norm(self.hidden(x)), inplace=True))
+        return self.answer(self.hidden(x))
+
+    def answer(self, hidden: Tensor) -> Tensor:
+        """Logits of what the 3x3 convolution gave."""
+        return self.classify(F.relu(self.norm(hidden), inplace=True))
 
 
 def initialise(module: nn.Module) -> None:
@@ -122,6 +126,8 @@ class DDRNet23Slim(nn.Module):
     A detail stream stays at stride 8; a context stream goes on to stride 64 and the pyramid pooling. The two exchange
     features after stages 3 and 4 and meet in front of the head.
     """
+
+    classifier = "head"
 
     def __init__(self, width: int = 32, num_classes: int = 19, *, auxiliary: bool = True) -> None:
         super().__init__()
@@ -153,9 +159,27 @@ class DDRNet23Slim(nn.Module):
 
     def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """`forward` and `features` of the same x in one pass."""
+        logits, features, _ = self.outputs(x, size)
+        return logits, features
+
+    def outputs(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """`forward`, `features` and what `distilled_norm` normalises [B,2 widths,h,w], of the same x in one pass."""
         features = self.features(x)
-        logits = self._logits(self._streams(features[1], features[2]))
-        return resize(logits.float(), size or x.shape[-2:]), features
+        hidden = self.head.hidden(self._embedding(self._streams(features[1], features[2])))
+        return resize(self.head.answer(hidden).float(), size or x.shape[-2:]), features, hidden
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the classifier reads, f32 [B,4 widths,h,w] of stride 8: `classify(embed(x), size)` is `forward`."""
+        return self._embedding(self._streams(*self.features(x)[1:]))
+
+    def classify(self, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits f32 [B,classes,*size] of an embedding."""
+        return resize(self.head(embedding).float(), size)
+
+    @property
+    def distilled_norm(self) -> nn.BatchNorm2d:
+        """The head's last BatchNorm."""
+        return self.head.norm
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Rectified maps of strides 4, 8 and 16 with 1, 2 and 4 base widths, for a perceptual difference.
@@ -172,7 +196,7 @@ class DDRNet23Slim(nn.Module):
             raise RuntimeError("this DDRNet has no auxiliary head; build it with auxiliary=True to train")
         _first, shared, context = self.features(x)
         streams = self._streams(shared, context)
-        logits = [self._logits(streams), self.auxiliary_head(streams[1])]
+        logits = [self.head(self._embedding(streams)), self.auxiliary_head(streams[1])]
         return [resize(y.float(), x.shape[-2:]) for y in logits]
 
     def _streams(self, shared: Tensor, context: Tensor) -> list[Tensor]:
@@ -186,7 +210,7 @@ class DDRNet23Slim(nn.Module):
         context4 = F.relu(context + self.down4(F.relu(detail)))
         return [context4, detail3, detail4]
 
-    def _logits(self, streams: list[Tensor]) -> Tensor:
+    def _embedding(self, streams: list[Tensor]) -> Tensor:
         context, _, detail4 = streams
         detail = self.detail5(F.relu(detail4))
-        return self.head(detail + resize(self.pooling(self.context5(context)), detail.shape[-2:]))
+        return detail + resize(self.pooling(self.context5(context)), detail.shape[-2:])

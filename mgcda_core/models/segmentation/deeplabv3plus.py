@@ -96,8 +96,14 @@ class AtrousPyramid(nn.Module):
         return torch.cat([mean, *(branch(x) for branch in self.features)], 1)
 
 
+_HIDDEN = 4
+"""Layers of the classifier up to its last 3x3 convolution."""
+
+
 class DeepLabV3Plus(nn.Module):
     """DeepLabV3+ with WideResNet-38 of any stem width (64: 137,103,936 parameters); key names of the public weights."""
+
+    classifier = "final"
 
     def __init__(self, width: int = 64, num_classes: int = 19) -> None:
         super().__init__()
@@ -126,11 +132,31 @@ class DeepLabV3Plus(nn.Module):
     def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """`forward` and `features` of the same x in one pass."""
         features = self.features(x)
-        skip = features[0]
-        deep = self.mod7(self.mod6(features[-1]))
-        context = resize_aligned(self.bot_aspp(self.aspp(deep)), skip.shape[-2:])
-        logits = self.final(torch.cat([self.bot_fine(skip), context], 1))
-        return resize_aligned(logits.float(), size or x.shape[-2:]), features
+        return self.classify(self._embedding(features), size or (x.shape[-2], x.shape[-1])), features
+
+    def outputs(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """`forward`, `features` and what `distilled_norm` normalises [B,4 stem widths,h,w], of the same x in one pass.
+
+        The last is of stride 2.
+        """
+        features = self.features(x)
+        hidden = self.final[:_HIDDEN](self._embedding(features))
+        return resize_aligned(self.final[_HIDDEN:](hidden).float(), size or x.shape[-2:]), features, hidden
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the classifier reads, f32 [B,C,h,w] of stride 2: `classify(embed(x), size)` is `forward`."""
+        return self._embedding(self.features(x))
+
+    def classify(self, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits f32 [B,classes,*size] of an embedding."""
+        return resize_aligned(self.final(embedding).float(), size)
+
+    @property
+    def distilled_norm(self) -> nn.BatchNorm2d:
+        """The classifier's last BatchNorm."""
+        norm = self.final[_HIDDEN]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Trunk maps after mod2 to mod5, not rectified: strides 2, 4, 8, 8 with 2, 4, 8, 16 stem widths."""
@@ -139,6 +165,12 @@ class DeepLabV3Plus(nn.Module):
         maps.append(self.mod4(maps[1]))
         maps.append(self.mod5(maps[2]))
         return maps
+
+    def _embedding(self, features: list[Tensor]) -> Tensor:
+        skip = features[0]
+        deep = self.mod7(self.mod6(features[-1]))
+        context = resize_aligned(self.bot_aspp(self.aspp(deep)), skip.shape[-2:])
+        return torch.cat([self.bot_fine(skip), context], 1)
 
     def _skip(self, x: Tensor) -> Tensor:
         return self.mod2(self.pool2(self.mod1(x)))

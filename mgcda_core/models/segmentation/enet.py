@@ -113,6 +113,9 @@ class ENet(nn.Module):
     Set `keep_void` to get that output too.
     """
 
+    classifier = "transposed_conv"
+    distilled_norm = None
+
     def __init__(self, width: int = 16, num_classes: int = 19) -> None:
         super().__init__()
         w = width
@@ -156,15 +159,37 @@ class ENet(nn.Module):
 
     def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """`forward` and `features` of the same x in one pass."""
+        logits, features, _ = self.outputs(x, size)
+        return logits, features
+
+    def outputs(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """`forward`, `features` and `embed` of the same x in one pass."""
+        features, embedding = self._features_and_embedding(x)
+        return self._resized(self._logits(embedding, x.shape[-2:]), size or x.shape[-2:]), features, embedding
+
+    def embed(self, x: Tensor) -> Tensor:
+        """What the classifier reads, f32 [B,width,h,w] of stride 2."""
+        return self._features_and_embedding(x)[1]
+
+    def classify(self, embedding: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits f32 [B,classes,*size] of an embedding; of an image with even sides those of `forward`."""
+        rows, columns = embedding.shape[-2:]
+        return self._resized(self._logits(embedding, (2 * rows, 2 * columns)), size)
+
+    def _features_and_embedding(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         fine, middle, coarse, positions1, positions2 = self._encode(x)
         y = self.upsample4_0(coarse, positions2, middle.shape[-2:])
         y = self.regular4_2(self.regular4_1(y))
-        y = self.regular5_1(self.upsample5_0(y, positions1, fine.shape[-2:]))
-        logits = self.transposed_conv(y, output_size=list(x.shape[-2:])).float()
-        logits = logits if self.keep_void else logits[:, : self.num_classes]
-        if size is not None and tuple(size) != tuple(x.shape[-2:]):
-            logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-        return logits, [fine, middle, coarse]
+        return [fine, middle, coarse], self.regular5_1(self.upsample5_0(y, positions1, fine.shape[-2:]))
+
+    def _logits(self, embedding: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+        logits = self.transposed_conv(embedding, output_size=list(size)).float()
+        return logits if self.keep_void else logits[:, : self.num_classes]
+
+    def _resized(self, logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+        if tuple(size) == tuple(logits.shape[-2:]):
+            return logits
+        return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Encoder maps of strides 2, 4 and 8 with 1, 4 and 8 base widths; x: RGB f32 [B,3,H,W] in [0,1]."""

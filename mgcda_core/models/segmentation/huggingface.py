@@ -37,8 +37,10 @@ class HuggingFaceSegmentation(nn.Module):
     """Network of `config.huggingface` (JSON), else of the configuration at `config.source`, randomly initialised.
 
     Takes ImageNet-normalised images; `scale` and `shift` bring them to the range the model was pretrained on. Raises
-    ConfigError if there is no such model, or if it has another number of classes than `config.num_classes`.
+    ConfigError if there is no such model, or if it has another number of outputs than `config.outputs`.
     """
+
+    distilled_norm = None
 
     scale: Tensor
     shift: Tensor
@@ -51,10 +53,10 @@ class HuggingFaceSegmentation(nn.Module):
                 "into the model's own range"
             )
         own = _from_json(config.huggingface) if config.huggingface else _from_source(config.source)
-        if own.num_labels != config.num_classes:
+        if own.num_labels != config.outputs:
             raise ConfigError(
                 f"the model of segmentation.source '{config.source}' has {own.num_labels} classes, the chain needs "
-                f"{config.num_classes}: mgcda train segmentation replaces its last layer; then use the run's weights"
+                f"{config.outputs}: mgcda train segmentation replaces its last layer; then use the run's weights"
             )
         self.model: Any = _auto_class(own).from_config(own, dtype=torch.float32, trust_remote_code=False)
         self.register_buffer("scale", torch.ones(1, 3, 1, 1))
@@ -72,6 +74,11 @@ class HuggingFaceSegmentation(nn.Module):
     def logits_and_features(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor]]:
         """`forward` and `features` of the same x; two passes, since few of these models give both."""
         return self(x, size), self.features(x)
+
+    def outputs(self, x: Tensor, size: tuple[int, int] | None = None) -> tuple[Tensor, list[Tensor], Tensor]:
+        """`forward`, `features` and the last of these, which a student learns, of the same x."""
+        logits, features = self.logits_and_features(x, size)
+        return logits, features, features[-1]
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Encoder maps [B,C,h,w], fine to coarse or (plain transformers) shallow to deep, for a perceptual difference.
