@@ -41,7 +41,7 @@ def test_the_ladder_climbs_every_rung_once_and_goes_on(
     assert said.count("ladder: mdat-0 (") == 1 and said.count("ladder: mdat-1 (") == 1 and "mgcda" not in said
     (row,) = json.loads((tmp_path / "out/ladder.json").read_text())["rows"]
     assert row["seeds"] == 2 and row["drive ap sd"] is not None
-    with pytest.raises(ConfigError, match="climbed with another configuration"):
+    with pytest.raises(ConfigError, match="made with another configuration"):
         ladder.climb(dataclasses.replace(two, base=dataclasses.replace(two.base, flip=0.1)), tmp_path / "out")
 
 

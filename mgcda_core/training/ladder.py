@@ -6,16 +6,9 @@ run again, an interrupted one goes on, and several processes may climb the same 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import fcntl
-import hashlib
-import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,12 +16,10 @@ import yaml
 
 from mgcda_core.config import CaclConfig, ConfigError, DissimilarityTraining, LadderConfig, MdatConfig
 from mgcda_core.data.evaluation_sets import open_set
-from mgcda_core.evaluation.comparison import line
-from mgcda_core.evaluation.evaluate import evaluate_set
-from mgcda_core.evaluation.protocols import Judging
 from mgcda_core.training import dissimilarity
 from mgcda_core.training.ladder_tables import write_tables
-from mgcda_core.training.run import MAY_CHANGE
+from mgcda_core.training.trials import claimed, digest, measured, minutes_spent, store_result, stored_result
+from mgcda_core.weights.resolve import load_weights
 
 
 def _rung(
@@ -70,8 +61,8 @@ def climb(config: LadderConfig, out: Path) -> Path:
         open_set(s)
     for name, title, training in jobs:
         run = out / "runs" / name
-        with _claimed(run) as mine:
-            if mine and _result(run, training, config) is None:
+        with claimed(run) as mine:
+            if mine and stored_result(run, digest(training, config.sets)) is None:
                 _climb_one(name, title, training, config, run)
                 write_tables(_finished(config, out), [s.name for s in config.sets], out)
     return write_tables(_finished(config, out), [s.name for s in config.sets], out)
@@ -123,65 +114,19 @@ def _climb_one(name: str, title: str, training: DissimilarityTraining, config: L
     resume = any(run.glob("checkpoint-*"))
     dissimilarity.train(training, run, resume)
     weights = run / "weights.safetensors"
-    scores = {}
-    for s in config.sets:
-        result, _ = evaluate_set(s, weights, judging=Judging(bootstrap=0))
-        scores[s.name] = {"ap": result.ap, "fpr95": result.fpr95, "auroc": result.auroc}
-        print(f"ladder: {name} {line(result)}", flush=True)
-    result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": training.loop.seed,
-              "config": _digest(training, config),
-              "steps": training.loop.steps, "images": training.loop.steps * training.loop.batch,
-              "minutes": round(_minutes(run, training.loop.batch), 2), "held_out": _held_out(weights),
-              "scores": scores}  # fmt: skip
-    part = run / ".result.json.part"
-    part.write_text(json.dumps(result, indent=1))
-    part.replace(run / "result.json")
+    loop = training.loop
+    result = {"rung": name.rsplit("-", 1)[0], "title": title, "seed": loop.seed,
+              "config": digest(training, config.sets), "steps": loop.steps, "images": loop.steps * loop.batch,
+              "minutes": round(minutes_spent(run, loop.batch), 2), "held_out": _held_out(weights),
+              "scores": measured(weights, "model", config.sets, f"ladder: {name}")}  # fmt: skip
+    store_result(run, result)
 
 
 def _held_out(weights: Path) -> dict[str, float]:
-    from mgcda_core.weights.resolve import load_weights
-
     metadata = load_weights(weights).metadata
     return {k.removeprefix("held_out_"): float(v) for k, v in metadata.items() if k.startswith("held_out_")}
 
 
-def _minutes(run: Path, batch: int) -> float:
-    """Time spent in steps, whatever the number of times the run was gone on with."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = [(int(row["step"]), float(row["images_per_s"])) for row in csv.DictReader(file)]
-    return sum((step - before) * batch / rate for (before, _), (step, rate) in pairwise([(0, 1.0), *rows])) / 60
-
-
-def _digest(training: DissimilarityTraining, config: LadderConfig) -> str:
-    """Of all that decides a rung's figures."""
-    loop = {k: v for k, v in dataclasses.asdict(training.loop).items() if k not in MAY_CHANGE}
-    decides = [{**dataclasses.asdict(training), "loop": loop}, [dataclasses.asdict(s) for s in config.sets]]
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-
-
-def _result(run: Path, training: DissimilarityTraining, config: LadderConfig) -> dict[str, Any] | None:
-    path = run / "result.json"
-    if not path.is_file():
-        return None
-    result = json.loads(path.read_text())
-    if result["config"] != _digest(training, config):
-        raise ConfigError(f"{run} was climbed with another configuration: give another --out, or remove it")
-    return result
-
-
-@contextmanager
-def _claimed(run: Path) -> Iterator[bool]:
-    """Whether this process may work on the run: its lock goes with the process, however that ends."""
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
 def _finished(config: LadderConfig, out: Path) -> list[dict[str, Any]]:
-    runs = (_result(out / "runs" / name, training, config) for name, _, training in planned(config))
-    return [run for run in runs if run]
+    found = (stored_result(out / "runs" / name, digest(training, config.sets)) for name, _, training in planned(config))
+    return [result for result in found if result]
