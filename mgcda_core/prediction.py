@@ -14,6 +14,9 @@ FOOT_COLUMNS = 0.1
 FOOT_RISE = 0.2
 """A column belongs to the foot if it ends within this share of the region's height above the contact."""
 
+UNSEEN_LOGIT = -80.0
+"""Of pixels that were not looked at or do not count: the least that `Prediction.score` tells apart."""
+
 
 @dataclass(frozen=True)
 class Region:
@@ -31,6 +34,8 @@ class Region:
     contact_x: float
     contact_y: float
     """Where it touches the ground, in pixels: the middle of its foot, on the lower edge; (0, 0) is a pixel's centre."""
+    cut: bool = False
+    """Its foot lies on the image's last row or on pixels that do not count: it may touch the ground farther below."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Prediction:
         if count == 1:
             return []
         sums = np.bincount(labels[mask], score[mask], minlength=count)
-        x, y = _contacts(mask, labels, stats)
+        x, y, cut = _contacts(mask, labels, stats, self.logits <= UNSEEN_LOGIT)
         kept = np.flatnonzero(stats[:, 4] >= min_area)
         regions = [
             Region(
@@ -72,6 +77,7 @@ class Prediction:
                 score=float(sums[i] / stats[i, 4]),
                 contact_x=float(x[i]),
                 contact_y=float(y[i]),
+                cut=bool(cut[i]),
             )
             for i in kept[kept > 0]
         ]
@@ -91,8 +97,13 @@ class Prediction:
         }
 
 
-def _contacts(mask: np.ndarray, labels: np.ndarray, stats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Contact points x and y of all components: `labels` and `stats` as connectedComponentsWithStats gives them."""
+def _contacts(
+    mask: np.ndarray, labels: np.ndarray, stats: np.ndarray, unseen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Contact points x and y of all components and whether they are cut, each [N].
+
+    `labels` and `stats` are as connectedComponentsWithStats gives them, `unseen` bool [H, W].
+    """
     below = np.zeros_like(mask)
     below[:-1] = mask[1:]
     rows, columns = np.divmod(np.flatnonzero(mask & ~below), mask.shape[1])
@@ -106,10 +117,13 @@ def _contacts(mask: np.ndarray, labels: np.ndarray, stats: np.ndarray) -> tuple[
     width[0] = 0
     first = np.cumsum(width) - width
     downwards = np.lexsort((-rows, found))
-    at = first[1:] + (FOOT_COLUMNS * width[1:]).astype(int)
-    foot = np.r_[0, rows[downwards][at]]
+    spur = (FOOT_COLUMNS * width).astype(int)
+    foot = np.r_[0, rows[downwards][first[1:] + spur[1:]]]
     stands = rows >= foot[found] - FOOT_RISE * height[found]
     left, right = np.full(len(stats), mask.shape[1]), np.zeros(len(stats), int)
     np.minimum.at(left, found[stands], columns[stands])
     np.maximum.at(right, found[stands], columns[stands])
-    return (left + right) / 2, foot + 0.5
+    bottom = len(mask) - 1
+    hidden = (rows == bottom) | unseen[np.minimum(rows + 1, bottom), columns]
+    cut = np.bincount(found, stands & hidden, minlength=len(stats)) > spur
+    return (left + right) / 2, foot + 0.5, cut

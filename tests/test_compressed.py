@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from mgcda_core.inference import encodings
-from mgcda_core.inference.compressed import MAX_PIXELS, decode
+from mgcda_core.inference.compressed import decode
+from mgcda_core.inference.encodings import MAX_PIXELS
 
 IMAGE = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (24, 36, 3), np.uint8), (0, 0), 3)
 """RGB; smooth, so that jpeg keeps it nearly."""
@@ -153,7 +154,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(kind: str, monkeypatch: pytest.M
     bomb = claiming(kind, 16000, 15000)
     assert claiming(kind, *IMAGE.shape[:2]) == FILES[kind]
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(ValueError, match=rf"it claims 16000x15000 pixels .*, more than {MAX_PIXELS} in all"):
+    with pytest.raises(ValueError, match=rf"image claims 16000x15000 pixels .*, more than {MAX_PIXELS} in all"):
         decode(bomb, kind)
 
 

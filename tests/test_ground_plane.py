@@ -26,8 +26,6 @@ def test_a_level_camera() -> None:
     assert road_point(camera, 319.5 - 100, 179.5 + 50) == pytest.approx([15.0, 3.0, 0.0])  # y is left
     assert np.isnan(camera.road_points(np.array([(319.5, 179.5), (319.5, 10.0)]))).all()  # the horizon and the sky
     assert camera.road_points(np.zeros((0, 2))).shape == (0, 3)
-    half = camera.scaled(0.5, 0.5)
-    assert road_point(half, 159.5, 100.0) == pytest.approx(road_point(camera, 319.5, 200.5))
 
 
 def test_the_signs_of_the_angles_are_those_of_rep_103() -> None:

@@ -15,7 +15,7 @@ from mgcda_core.hazards.ground_plane import Camera, Uncertainty
 from mgcda_core.hazards.lens import Lens
 from mgcda_core.hazards.mount import Mount
 from mgcda_core.hazards.regions import to_hazards
-from mgcda_core.prediction import Prediction, Region
+from mgcda_core.prediction import UNSEEN_LOGIT, Prediction, Region
 
 LEVEL = Camera(Lens(500, 500, 319.5, 179.5), Mount.from_angles(1.5))
 
@@ -36,7 +36,6 @@ def test_hazards_are_sorted_and_filtered() -> None:
     assert [h.region for h in hazards] == [near, far]
     assert hazards[0].distance_m == pytest.approx(math.hypot(*hazards[0].position[:2]))
     assert [h.region for h in to_hazards([far, near], LEVEL, max_distance_m=20)] == [near]
-    assert [h.region for h in to_hazards([far, near], LEVEL, min_area=100)] == [near]
     assert [h.region for h in to_hazards([far, near], LEVEL, min_size_m=0.7)] == [far]  # 0.5 x 0.6 m, 0.8 x 0.7 m
     assert to_hazards([], LEVEL) == []
     with pytest.raises(ConfigError, match="max_distance_m"):
@@ -79,6 +78,27 @@ def test_the_stated_uncertainty_is_the_derivative() -> None:
     assert hazard.across_std_m == pytest.approx(step * hazard.distance_m * math.cos(across) / lens.fx, rel=0.05)
 
 
+def test_what_the_image_cuts_may_stand_anywhere_up_to_where_it_is_placed() -> None:
+    logits = np.full((360, 640), -9, np.float32)
+    logits[200:360, 300:340] = 9
+    (cut,) = to_hazards(Prediction(logits).regions(), LEVEL)
+    logits[359] = -9
+    (whole,) = to_hazards(Prediction(logits).regions(), LEVEL)
+    assert cut.region.cut and not whole.region.cut
+    assert (cut.distance_m, whole.distance_m) == pytest.approx((4.17, 4.19), abs=0.01)
+    mean_square = np.mean(np.linspace(0, cut.distance_m, 100) ** 2)  # of the way to what stands nearer
+    assert cut.distance_std_m == pytest.approx(math.sqrt(mean_square), rel=0.02)
+    assert cut.across_std_m == pytest.approx(whole.across_std_m, abs=0.01)
+
+
+def test_a_camera_that_looks_straight_down_sees_things_too() -> None:
+    down = Camera(LEVEL.lens, Mount.from_angles(1.5, pitch_rad=math.pi / 2))
+    for v in (169, 170, 173):  # on, and a little ahead of, the place straight below
+        (hazard,) = to_hazards([Region(310, v, 20, 10, 200, 0.9, 319.5, v + 9.5)], down, min_size_m=0.05)
+        assert hazard.distance_m < 0.03
+        assert (hazard.width_m, hazard.height_m) == pytest.approx((20 * 1.5 / 500, 0.0), abs=1e-9)
+
+
 @pytest.mark.parametrize("values", [(-0.1, 1.0, 0.0), (0.01, math.nan, 0.0), (0.01, 1.0, math.inf)])
 def test_an_uncertainty_is_a_positive_number(values: tuple[float, float, float]) -> None:
     with pytest.raises(ConfigError, match="std"):
@@ -93,6 +113,17 @@ def test_the_contact_point_is_the_foot_not_the_box() -> None:
     (region,) = Prediction(np.where(mask, 9.0, -9.0).astype(np.float32)).regions()
     assert (region.x, region.width, region.y, region.height) == (20, 40, 10, 36)
     assert (region.contact_x, region.contact_y) == (24.5, 39.5)
+
+
+def test_a_region_is_cut_where_more_of_its_foot_than_a_spur_is_hidden() -> None:
+    logits = np.full((60, 80), -9, np.float32)
+    logits[40:, :20] = 9  # cut by the image
+    logits[30:50, 30:50] = 9  # by pixels that do not count, as the own vehicle's
+    logits[50:52, 32:60] = UNSEEN_LOGIT
+    logits[20:55, 60:80] = 9  # one column of twenty reaches the image's last row
+    logits[55:, 70] = 9
+    regions = Prediction(logits).regions()
+    assert {region.x: region.cut for region in regions} == {0: True, 30: True, 60: False}
 
 
 def test_contacts_of_many_regions_at_once() -> None:

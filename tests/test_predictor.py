@@ -8,11 +8,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
-from tiny_artefact import write_artefact
 
 import mgcda_core
 from mgcda_core.config import ConfigError, SegmenterConfig
@@ -65,44 +65,17 @@ def test_threshold_may_change_between_images_within_its_range() -> None:
     assert predictor.threshold == 0.0
 
 
-def test_rows_above_crop_top_are_not_looked_at(tiny_weights: Path, frames: list[np.ndarray]) -> None:
-    whole, cut = mgcda_core.load(tiny_weights, "cpu"), mgcda_core.load(tiny_weights, "cpu", crop_top=0.4)
-    top = round(0.4 * frames[0].shape[0])
-    other_sky = frames[0].copy()
-    other_sky[:top] = 255 - other_sky[:top]
-    prediction, below = cut(frames[0]), whole(frames[0][top:])
-    assert prediction.segmentation is not None and below.segmentation is not None
-    assert prediction.logits.shape == prediction.segmentation.shape == frames[0].shape[:2]
-    np.testing.assert_array_equal(prediction.logits, cut(other_sky).logits)
-    np.testing.assert_array_equal(prediction.logits[top:], below.logits)
-    np.testing.assert_array_equal(prediction.segmentation[top:], below.segmentation)
-    assert prediction.score[:top].max() < 1e-30 and (prediction.segmentation[:top] == 255).all()
-    whole.crop_top = 0.4  # from the next image on
-    np.testing.assert_array_equal(whole(frames[0]).logits, prediction.logits)
-
-
-def test_crop_top_leaves_a_frame_and_stays_in_its_range() -> None:
-    predictor = Predictor(Brightness(), crop_top=0.8)
-    for height in (2, 3, 9):
-        prediction = predictor(np.full((height, 4, 3), 255, np.uint8))
-        assert prediction.logits.shape == (height, 4)
-        assert prediction.mask.sum() == 2 * 4
-        assert prediction.mask[-2:].all() and prediction.segmentation is None
-    for value in (-0.1, 0.81, float("nan")):
-        with pytest.raises(ConfigError, match=r"crop_top is .*; it must lie in \[0, 0.8\]"):
-            predictor.crop_top = value
-
-
-def test_an_artefact_of_one_size_says_which_it_must_be_for_this_crop(tmp_path: Path) -> None:
-    chain = write_artefact(tmp_path / "one.onnx", (1, 40, 60, 3))
-    predictor = mgcda_core.load(chain, "cpu", backend="onnxruntime", crop_top=0.25)
-    with pytest.raises(ValueError, match=r"below crop_top 0.25 of 40 rows: .*export one with --size 30 60"):
-        predictor(np.zeros((40, 60, 3), np.uint8))
-    fitting = mgcda_core.load(
-        write_artefact(tmp_path / "cut.onnx", (1, 30, 60, 3)), "cpu", backend="onnxruntime", crop_top=0.25
-    )
-    fitting.warm_up()
-    assert fitting(np.zeros((40, 60, 3), np.uint8)).logits.shape == (40, 60)
+@pytest.mark.parametrize("scale", ["input", "network"])
+@pytest.mark.parametrize("size", [None, (20, 30)])
+def test_what_the_backend_gets_to_see_is_known_before(
+    scale: Literal["input", "network"], size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, seen = Brightness(), []
+    monkeypatch.setattr(backend, "run", lambda image: seen.append(image.shape[:2]) or Brightness().run(image))
+    predictor = Predictor(backend, crop_top=0.4)
+    predictor.scale, predictor.size = scale, size
+    predictor(np.zeros((40, 60, 3), np.uint8))
+    assert seen == [predictor.seen_size((40, 60))]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +211,9 @@ def test_a_batch_is_the_images_one_by_one(tiny_weights: Path) -> None:
         assert (together.segmentation == alone.segmentation).mean() > 0.99
     with pytest.raises(ValueError, match="differ in size"):
         predictor.batch([images[0], images[1][:30]])
+    for count in (0, 9):
+        with pytest.raises(ValueError, match=f"^{count} images at a time; brightness takes 1 to 8$"):
+            Predictor(Brightness()).batch([images[0]] * count)
 
 
 def test_size_is_what_the_backend_sees_and_the_answer_is_as_large_as_the_image() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 from mgcda_core.bench.hazards import follow
 from mgcda_core.config import ConfigError
 from mgcda_core.data.rendered import DEMO_SEED_BASE, drive
-from mgcda_core.hazards.regions import Hazard
+from mgcda_core.hazards.ground_plane import Camera
+from mgcda_core.hazards.lens import Lens
+from mgcda_core.hazards.mount import Mount
+from mgcda_core.hazards.regions import Hazard, to_hazards
 from mgcda_core.hazards.tracks import LONGEST_GAP_S, MOST, Track, Tracker
-from mgcda_core.prediction import Region
+from mgcda_core.prediction import Prediction, Region
 
 
 def hazard(x: float, y: float = 0.0, std: float = 0.2, score: float = 0.8) -> Hazard:
@@ -36,7 +40,7 @@ def test_a_thing_keeps_its_id_and_its_velocity_is_found() -> None:
     tracks = run(tracker, 30, (30.0, 1.0), (28.0, -2.0))
     assert [t.id for t in tracks] == [2, 1] or [t.id for t in tracks] == [1, 2]
     for track in tracks:
-        assert track.hits == 30 and track.confirmed and not track.missed
+        assert track.hits == 30 and track.confirmed and track.unseen_s == 0
         assert track.velocity == pytest.approx((-8.0, 0.0), abs=0.3)
         assert max(track.velocity_std) < 1.0
         assert track.hazard.distance_std_m < 0.2  # more is known than from one frame
@@ -66,14 +70,14 @@ def test_a_hidden_thing_is_predicted_on_fades_and_ends() -> None:
     stamp, last = 19 / 15, before
     for i in range(1, 8):
         (track,) = tracker.update([], stamp + i / 15)
-        assert track.missed and track.id == before.id and track.hits == before.hits
+        assert track.unseen_s > 0 and track.id == before.id and track.hits == before.hits
         assert track.confidence < last.confidence
         assert track.hazard.position[0] == pytest.approx(before.hazard.position[0] - 8 * i / 15, abs=0.3)
         assert track.hazard.distance_std_m > last.hazard.distance_std_m
         last = track
     x = before.hazard.position[0] - 8 * 7 / 15
     (again,) = tracker.update([hazard(x)], stamp + 7.4 / 15)
-    assert again.id == before.id and not again.missed
+    assert again.id == before.id and again.unseen_s == 0
     assert tracker.update([], stamp + 7.4 / 15 + 0.51) == []
 
 
@@ -88,6 +92,12 @@ def test_equal_stamps_change_nothing_and_a_jump_starts_anew() -> None:
     for stamp in (math.nan, math.inf, -math.inf):
         with pytest.raises(ValueError, match="finite"):
             tracker.update([], stamp)
+
+
+def test_trackers_that_share_ids_give_none_twice() -> None:
+    ids = itertools.count(1)
+    first, second = (run(Tracker(ids=ids), 3, (20.0, 0.0), (30.0, 4.0)) for _ in range(2))
+    assert sorted(track.id for track in (*first, *second)) == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("rate", [1.0, 5.0, 60.0])
@@ -126,6 +136,11 @@ def test_many_hazards_are_bounded() -> None:
         tracks = tracker.update([hazard(5.0 + j % 40, j / 20 - 20) for j in range(1000)], i / 15)
         assert len(tracks) <= MOST
     assert all(track.hazard.distance_m < 25 for track in tracks)  # the nearest ones
+    far, tracker = [hazard(60.0 + j % 20 * 2, j // 20 * 2 - 10) for j in range(MOST)], Tracker()
+    for i in range(6):
+        tracks = tracker.update(far if i < 3 else [*far, hazard(8.0)], i / 15)
+        assert len(tracks) == MOST
+    assert tracks[0].hazard.distance_m == pytest.approx(8.0) and tracks[0].hits == 3  # it came last
 
 
 @pytest.mark.parametrize(
@@ -138,6 +153,19 @@ def test_figures_that_make_no_tracker_are_refused(wrong: dict[str, float]) -> No
 
 PLACES = st.tuples(st.floats(-120, 120), st.floats(-120, 120), st.floats(0, 200), st.floats(0, 1))
 FRAMES = st.lists(st.tuples(st.lists(PLACES, max_size=6), st.floats(-1e9, 1e10) | st.floats(0, 3)), max_size=12)
+
+
+def test_a_thing_keeps_its_id_where_the_image_cuts_it() -> None:
+    camera, tracker = Camera(Lens(500, 500, 319.5, 179.5), Mount.from_angles(1.5)), Tracker()
+    tracks, ways = list[Track](), 9.0 - 8 * np.arange(14) / 15
+    for i, x in enumerate(ways):
+        left, foot = camera.project(np.array([(x, 0.4, 0.0)]))[0].round().astype(int)
+        logits = np.full((360, 640), -9, np.float32)
+        logits[170:foot, left : 640 - left] = 9
+        tracks = tracker.update(to_hazards(Prediction(logits).regions(), camera), i / 15)
+        assert [track.id for track in tracks] == [1]
+        assert abs(tracks[0].hazard.position[0] - x) < 0.5
+    assert tracks[0].hazard.region.cut and ways[-1] < 2.5
 
 
 @settings(max_examples=60, deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mgcda_core.config import ConfigError
-from mgcda_core.hazards.zones import Zones, load_ego_mask
+from mgcda_core.hazards.zones import LARGEST_PICTURE, Zones, load_ego_mask
 from mgcda_core.prediction import Prediction
 
 SIZE = (60, 80)
@@ -61,6 +62,28 @@ def test_only_what_stands_on_the_road_is_kept() -> None:
     assert Zones().on_road([], seen) == []
 
 
+def test_what_fills_the_lower_border_is_kept_though_no_road_is_left_to_see() -> None:
+    wall, hidden = prediction(np.s_[20:60, :]), prediction(np.s_[20:50, :])
+    assert len(Zones().on_road(wall.regions(), wall)) == 1
+    assert Zones().on_road(hidden.regions(), hidden) != []  # there is road below it
+    bonnet = np.zeros(SIZE, np.uint8)
+    bonnet[50:] = 1
+    above = Zones(ego_mask=bonnet).cut(wall)
+    assert len(Zones().on_road(above.regions(), above)) == 1
+    building = prediction(np.s_[20:60, 30:50])
+    segmentation = np.full(SIZE, 2, np.uint8)
+    beside = Prediction(building.logits, 0.5, segmentation)
+    assert Zones().on_road(beside.regions(), beside) == []  # it is cut as well, but no road is where some could be
+
+
+def test_outside_of_the_zones_nothing_is_masked_whatever_the_threshold() -> None:
+    ego = np.zeros(SIZE, np.uint8)
+    ego[50:] = 1
+    zones = Zones(roi=(0.0, 0.5, 1.0, 0.5, 1.0, 1.0, 0.0, 1.0), ego_mask=ego)
+    mask = zones.cut(Prediction(np.full(SIZE, -30.0, np.float32), 0.0)).mask
+    assert mask[30:50].all() and not mask[:29].any() and not mask[50:].any()
+
+
 def test_the_lane_counts_as_road() -> None:
     seen = prediction(np.s_[5:15, 30:40])
     assert Zones().on_road(seen.regions(), seen) == []
@@ -86,5 +109,9 @@ def test_an_ego_mask_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, said in (("missing.png", "cannot be read"), ("text.png", "no.* picture"), ("empty.png", "not a picture")):
         with pytest.raises(ConfigError, match=f"{name}.*{said}"):
             load_ego_mask(tmp_path / name)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_ego_mask(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it: reading it would never end
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(LARGEST_PICTURE + 1)
+    for path in (tmp_path, tmp_path / "pipe.png", tmp_path / "large.png"):
+        with pytest.raises(ConfigError, match=r"cannot be read \(no file of at most 32 MiB\)"):
+            load_ego_mask(path)

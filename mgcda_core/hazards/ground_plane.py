@@ -43,10 +43,6 @@ class Camera:
     lens: Lens
     mount: Mount
 
-    def scaled(self, factor_x: float, factor_y: float) -> Camera:
-        """The same camera for an image resized by these factors."""
-        return dataclasses.replace(self, lens=self.lens.scaled(factor_x, factor_y))
-
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """Unit rays of the pixels [N, 2] in base_link, float64 [N, 3]; NaN where the lens sees nothing."""
         return self.lens.rays(pixels) @ self.mount.rotation.T

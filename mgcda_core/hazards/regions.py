@@ -13,6 +13,8 @@ from mgcda_core.prediction import Region
 
 ON_WAY = np.linspace(0.0, 1.0, 5)
 """Where a box is measured between its contact point and its edges."""
+STEEP = 0.05
+"""What is seen nearer to the camera's foot than this share of its height, 3 degrees, is seen from straight above."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Hazard:
     """One anomalous region, placed on the road in base_link (x forward, y left, z up)."""
 
     position: tuple[float, float, float]
-    """Contact point (x, y, z) in metres; z = 0 is the road."""
+    """Contact point (x, y, z) in metres; z = 0 is the road. If `region.cut`, the farthest one that is possible."""
     width_m: float
     """Extent across the line of sight, from the region's box."""
     height_m: float
@@ -55,21 +57,24 @@ def to_hazards(
     *,
     uncertainty: Uncertainty = EXPECTED,
     max_distance_m: float = 120.0,
-    min_area: int = 1,
     min_size_m: float = 0.0,
 ) -> list[Hazard]:
     """Hazards of the regions that stand on the road, the nearest first.
 
     Left out are regions whose contact point lies at or above the horizon, out of the lens's view or farther than
-    `max_distance_m` (a single camera cannot place them), those of fewer than `min_area` pixels, and those whose width
-    and height are both below `min_size_m`. Raises ConfigError for a maximum that is not positive.
+    `max_distance_m` (a single camera cannot place them), and those whose width and height are both below `min_size_m`.
+    One that is cut may stand anywhere between the camera and its contact point, which its covariance covers.
+    Raises ConfigError for a maximum that is not positive.
     """
     if not max_distance_m > 0:
         raise ConfigError(f"max_distance_m must be positive, not {max_distance_m}")
-    candidates = [region for region in regions if region.area >= min_area]
+    candidates = list(regions)
     contacts = np.array([(region.contact_x, region.contact_y) for region in candidates]).reshape(-1, 2)
     points = camera.road_points(contacts)
-    spread = camera.road_covariances(contacts, uncertainty)
+    away = points[:, :2] - camera.mount.position[:2]
+    cut = np.array([region.cut for region in candidates], float)
+    # The mean square of the way from the point to any place on the line to the camera: a third of the line's.
+    spread = camera.road_covariances(contacts, uncertainty) + np.einsum("n,ni,nj->nij", cut / 3, away, away)
     distances = np.hypot(points[:, 0], points[:, 1])
     placed = np.flatnonzero((distances <= max_distance_m) & np.isfinite(spread).all(axis=(1, 2)))  # NaN is not
     nearest = placed[np.argsort(distances[placed])]
@@ -93,7 +98,7 @@ def _sizes(regions: list[Region], contacts: np.ndarray, points: np.ndarray, came
     """Width and height [N, 2] in metres of the boxes on upright planes that face the camera at the contact points.
 
     A box is measured along its lines from the contact point to its edges, as far as the lens sees them. Pixel i covers
-    i - 0.5 .. i + 0.5.
+    i - 0.5 .. i + 0.5. What is seen from straight above is measured on the road, and has no height.
     """
     if not regions:
         return np.zeros((0, 2))
@@ -103,10 +108,13 @@ def _sizes(regions: list[Region], contacts: np.ndarray, points: np.ndarray, came
     on_way = contacts + ON_WAY[:, None, None, None] * (edges - contacts)
     rays = camera.rays(on_way.reshape(-1, 2)).reshape(-1, len(regions), 3)
     away = points[:, :2] - camera.mount.position[:2]
+    height = camera.mount.position[2]
+    steep = np.linalg.norm(away, axis=1) < STEEP * height
+    away[steep] = camera.mount.rotation[:2] @ (0.0, -1.0, 1.0)  # the way that is up in the image, or its axis
     reach = np.linalg.norm(away, axis=1)
     ahead = away / np.maximum(reach, 1e-9)[:, None]
-    advance = np.einsum("kni,ni->kn", rays[..., :2], ahead)
-    met = rays * np.where(advance > 1e-3, reach / advance, np.nan)[..., None]
+    advance = np.where(steep, -rays[..., 2], np.einsum("kni,ni->kn", rays[..., :2], ahead))
+    met = rays * (np.where(steep, height, reach) / np.where(advance > 1e-3, advance, np.nan))[..., None]
     across = np.einsum("kni,ni->kn", met[..., :2], ahead[:, ::-1] * (-1, 1))
-    up = camera.mount.position[2] + met[..., 2]
+    up = height + met[..., 2]
     return np.c_[np.nanmax(across, axis=0) - np.nanmin(across, axis=0), np.nanmax(up, axis=0)]

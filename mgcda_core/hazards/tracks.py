@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +36,7 @@ class Track:
     """One thing followed over frames."""
 
     id: int
-    """Positive; never given twice by one Tracker."""
+    """Positive; never given twice by one Tracker, or by several that share `ids`."""
     hazard: Hazard
     """As it was last seen, but at the place, and with the uncertainty, that the filter gives it now."""
     velocity: tuple[float, float]
@@ -53,11 +54,6 @@ class Track:
     confidence: float
     """In [0, 1]: mean score over the last `confirm_window` frames, 0 where it was not seen; while it is out of sight it
     falls to 0 over `timeout_s`."""
-
-    @property
-    def missed(self) -> bool:
-        """True if this frame does not show it: its place is predicted."""
-        return self.unseen_s > 0
 
 
 @dataclass(frozen=True)
@@ -80,17 +76,24 @@ class Tracker:
     """Follows the hazards of one camera in base_link with a constant-velocity Kalman filter.
 
     A track is confirmed once it was seen in `confirm_hits` of `confirm_window` frames; one that missed that is dropped.
-    One that is not seen any more is predicted on for `timeout_s` seconds. Raises ConfigError for figures that make no
-    tracker.
+    One that is not seen any more is predicted on for `timeout_s` seconds. `ids` are what the tracks are given, 1, 2 ...
+    by default. Raises ConfigError for figures that make no tracker.
     """
 
-    def __init__(self, *, confirm_hits: int = 2, confirm_window: int = 3, timeout_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        confirm_hits: int = 2,
+        confirm_window: int = 3,
+        timeout_s: float = 0.5,
+        ids: Iterator[int] | None = None,
+    ) -> None:
         if not 1 <= confirm_hits <= confirm_window:
             raise ConfigError(f"confirm_hits must lie in 1 .. confirm_window, not {confirm_hits} of {confirm_window}")
         if not 0 <= timeout_s < math.inf:
             raise ConfigError(f"timeout_s must be 0 or a positive number of seconds, not {timeout_s}")
         self._hits, self._window, self._timeout = confirm_hits, confirm_window, timeout_s
-        self._next_id = 1
+        self._ids = itertools.count(1) if ids is None else ids
         self._stamp = -math.inf
         self._lives: list[_Life] = []
         self._motion = NOTHING
@@ -120,13 +123,14 @@ class Tracker:
             lives[i] = self._seen(self._lives[i], hazards[j])
         motion = motion.replaced(old, motion[old].corrected(places[new], spread[new]))
         kept = [i for i, life in enumerate(lives) if self._lasts(life)]
-        born = np.setdiff1d(np.arange(len(hazards)), new)[: MOST - len(kept)]
-        self._motion = motion[np.array(kept, int)].joined(Motion.at(places[born], spread[born], SPEED_STD_MPS))
-        self._lives = [lives[i] for i in kept] + [self._born(hazards[j]) for j in born]
+        born = np.setdiff1d(np.arange(len(hazards)), new)
+        motion = motion[np.array(kept, int)].joined(Motion.at(places[born], spread[born], SPEED_STD_MPS))
+        lives = [lives[i] for i in kept] + [self._born(hazards[j]) for j in born]
+        nearest = np.argsort(np.hypot(*motion.mean[:, :2].T))[:MOST]
+        self._motion, self._lives = motion[nearest], [lives[i] for i in nearest]
 
     def _born(self, hazard: Hazard) -> _Life:
-        self._next_id += 1
-        return self._seen(_Life(self._next_id - 1, hazard, self._stamp, self._stamp), hazard)
+        return self._seen(_Life(next(self._ids), hazard, self._stamp, self._stamp), hazard)
 
     def _seen(self, life: _Life, hazard: Hazard) -> _Life:
         scores = (*life.scores, hazard.score)[-self._window :]

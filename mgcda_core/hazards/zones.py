@@ -12,7 +12,7 @@ import numpy as np
 
 from mgcda_core.config import ConfigError
 from mgcda_core.labels import TRAIN_NAMES
-from mgcda_core.prediction import Prediction, Region
+from mgcda_core.prediction import UNSEEN_LOGIT, Prediction, Region
 
 ROAD = TRAIN_NAMES.index("road")
 AROUND = 0.25
@@ -21,8 +21,10 @@ AROUND_PX = 4
 """That far at least."""
 ROAD_SHARE = 0.1
 """A region stands on the road if at least this share of the surroundings of its foot is road."""
-BELOW_ALL = np.float32(-80.0)
-"""Logit of what does not count: the smallest that Prediction.score tells apart, 2e-35."""
+LARGEST_PICTURE = 1 << 25
+"""Bytes of an ego mask's file; one of 4K has some thousand."""
+LEAST_THRESHOLD = 1e-34
+"""Above the score of what does not count, 2e-35: a threshold of 0 would mask that too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,21 +52,19 @@ class Zones:
         self._drawn = _Drawn((0, 0), None, None)
 
     def cut(self, prediction: Prediction) -> Prediction:
-        """The prediction with a score of 0 outside of the region of interest and on the own vehicle.
-
-        A region cut at its lower edge is placed too far away: its contact with the road is hidden.
-        """
+        """The prediction with a score of 0 outside of the region of interest and on the own vehicle, never masked."""
         dropped = self._masks(prediction).dropped
         if dropped is None:
             return prediction
-        logits = np.where(dropped, BELOW_ALL, prediction.logits)
-        return dataclasses.replace(prediction, logits=logits)
+        logits = np.where(dropped, np.float32(UNSEEN_LOGIT), prediction.logits)
+        return dataclasses.replace(prediction, logits=logits, threshold=max(prediction.threshold, LEAST_THRESHOLD))
 
     def on_road(self, regions: Iterable[Region], prediction: Prediction) -> list[Region]:
         """Those regions of the prediction that stand on road, or whose contact point lies in the lane polygon.
 
         A region stands on road if there is some below or beside its foot; what class the region itself was given says
-        nothing, the segmentation does not know it. Raises ConfigError where there is neither a segmentation
+        nothing, the segmentation does not know it. One that is cut is kept as well if around its foot there is hardly
+        anything but masked pixels and such that do not count. Raises ConfigError where there is neither a segmentation
         nor a lane.
         """
         found, segmentation, lane = list(regions), prediction.segmentation, self._masks(prediction).lane
@@ -75,7 +75,11 @@ class Zones:
         boxes = np.array([(r.x, r.width, r.height, r.contact_x, r.contact_y) for r in found]).reshape(-1, 5)
         kept = np.zeros(len(found), bool)
         if segmentation is not None:
-            kept |= _road_shares(boxes, segmentation) >= ROAD_SHARE
+            kept |= _shares(boxes, segmentation == ROAD) >= ROAD_SHARE
+            cut = np.array([region.cut for region in found], bool)
+            if cut.any():
+                told = ~prediction.mask & (prediction.logits > UNSEEN_LOGIT)
+                kept |= cut & (_shares(boxes, told) < ROAD_SHARE)
         if lane is not None:
             column, row = np.round(boxes[:, 3:].T).astype(int)
             kept |= lane[row.clip(0, lane.shape[0] - 1), column.clip(0, lane.shape[1] - 1)]
@@ -94,10 +98,10 @@ class Zones:
         return drawn
 
 
-def _road_shares(boxes: np.ndarray, segmentation: np.ndarray) -> np.ndarray:
-    """Share of road around the feet of regions [N, (x, width, height, contact_x, contact_y)]."""
-    height, width = segmentation.shape
-    sums = cv2.integral((segmentation == ROAD).view(np.uint8))
+def _shares(boxes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Share of `wanted`, bool [H, W], around the feet of regions [N, (x, width, height, contact_x, contact_y)]."""
+    height, width = wanted.shape
+    sums = cv2.integral(wanted.view(np.uint8))
     aside, above = np.maximum(AROUND_PX, AROUND * boxes[:, 1:3].T)
     left, top = (boxes[:, 0] - aside).clip(0).astype(int), (boxes[:, 4] - above).clip(0).astype(int)
     right = (boxes[:, 0] + boxes[:, 1] + aside).clip(1, width).astype(int)
@@ -129,9 +133,12 @@ def _filled(polygon: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def load_ego_mask(path: str | Path) -> np.ndarray:
     """uint8 [h, w], 1 on the own vehicle, of a PNG that is white there.
 
-    Raises ConfigError for a file that is missing or no picture.
+    Raises ConfigError for a file that is missing, none to read (a pipe would never end), too large or no picture.
     """
+    path = Path(path)
     try:
+        if path.stat().st_size > LARGEST_PICTURE or not path.is_file():
+            raise OSError(None, f"no file of at most {LARGEST_PICTURE >> 20} MiB")
         picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_GRAYSCALE)
     except OSError as error:
         raise ConfigError(

@@ -2,7 +2,8 @@
 
 OpenCV decodes them by their content. Before it does, this module reads kind, size and end from the bytes themselves:
 a small file may claim a huge image, and of a jpeg that is cut off some versions of OpenCV return the upper part with a
-grey lower one, which would be a clear road.
+grey lower one, which would be a clear road. Only a missing end is noticed: where data was lost before the end marker of
+a jpeg, OpenCV fills in what it likes and says nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import numpy as np
 
 from mgcda_core.inference import encodings
 
-MAX_PIXELS = 1 << 25
-"""Largest height x width that is decoded: 8K video (7680x4320) fits; a 16-bit png takes 0.5 GB and some seconds."""
 _MAX_SEGMENTS = 1000  # of a jpeg before its size; cameras write about ten, the longest colour profile 255
 _MAX_SCANS = 100  # of a progressive jpeg, usually ten; each of a dozen bytes costs a pass over the whole image
 _MAX_CHUNKS = 1 << 16  # of a png, often of 8 KiB each
@@ -41,14 +40,14 @@ def decode(data: Any, format: str) -> np.ndarray:
     not say "compressed bgr" has red and blue stored the wrong way round (its own subscriber reads it so), and a Bayer
     mosaic not stored as "compressed mono" is still to be interpolated.
     16 bits become their upper byte, alpha is dropped, and the orientation a file asks for is ignored, as by
-    image_transport. Raises ValueError for any other content, an animation, an image that is cut off, one below 2x2, one
-    of more than `MAX_PIXELS`, which is not decoded; nothing else.
+    image_transport. Raises ValueError for any other content, an animation, an image without its end, one below 2x2, one
+    of more than `encodings.MAX_PIXELS`, which is not decoded (the largest png of 16 bits takes 0.5 GB and some
+    seconds); nothing else.
     """
     content = bytes(data)
     try:
         height, width = _size(content)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"it claims {height}x{width} pixels (height x width), more than {MAX_PIXELS} in all")
+        encodings.check_pixels(height, width)
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         if pixels is None:
             raise ValueError("its content is damaged")

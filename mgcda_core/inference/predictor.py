@@ -15,14 +15,12 @@ from mgcda_core.inference.artefact import enlarge
 from mgcda_core.inference.backend import Backend, open_backend
 from mgcda_core.inference.encodings import MIN_SIDE
 from mgcda_core.labels import IGNORE
-from mgcda_core.prediction import Prediction
+from mgcda_core.prediction import UNSEEN_LOGIT, Prediction
 
 Scale = Literal["input", "network"]
 MOST_CROPPED = 0.8
 """Largest `crop_top`."""
 _USUAL = (720, 1280)
-UNSEEN_LOGIT = -80.0
-"""Of rows that were not looked at: the least that `Prediction.score` tells apart, finite for metrics and files."""
 
 
 class Predictor:
@@ -83,8 +81,10 @@ class Predictor:
     def batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Predict images of one size, each uint8 [H, W, 3] RGB, in one run of the backend.
 
-        Raises as `__call__`, and ValueError for images of several sizes or more than `backend.max_batch`.
+        Raises as `__call__`, and ValueError for images of several sizes, none, or more than `backend.max_batch`.
         """
+        if not 1 <= len(images) <= self.backend.max_batch:
+            raise ValueError(f"{len(images)} images at a time; {self.backend.name} takes 1 to {self.backend.max_batch}")
         for image in images:
             check_image(image)
         shape = images[0].shape
@@ -92,7 +92,7 @@ class Predictor:
             raise ValueError("the images of a batch differ in size")
         size = self._frame_size((shape[0], shape[1]))
         frames = [image if image.shape[:2] == size else _resized(image, size) for image in images]
-        top = min(round(self.crop_top * size[0]), size[0] - MIN_SIDE)
+        top = self._cropped(size[0])
         started = time.perf_counter()
         try:
             logits, segmentation = self._run([frame[top:] for frame in frames])
@@ -105,6 +105,14 @@ class Predictor:
             self._prediction(logits[index], None if segmentation is None else segmentation[index], top, answer, timings)
             for index in range(len(images))
         ]
+
+    def seen_size(self, image: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the backend gets of an image of size `image`; `size`, `scale`, `crop_top` count."""
+        height, width = self._frame_size(image)
+        return height - self._cropped(height), width
+
+    def _cropped(self, height: int) -> int:
+        return min(round(self.crop_top * height), height - MIN_SIDE)
 
     def _frame_size(self, image: tuple[int, int]) -> tuple[int, int]:
         """Height and width at which the backend sees images of size `image`."""
@@ -124,12 +132,15 @@ class Predictor:
         size: tuple[int, int],
         timings: dict[str, float],
     ) -> Prediction:
+        whole = top + logits.shape[0]
+        top = min(round(top * size[0] / whole), size[0] - 1)
+        seen = (size[0] - top, size[1])
+        if logits.shape != seen:  # before the rows above are filled: seen and unseen must not mix
+            logits = cv2.resize(logits, seen[::-1], interpolation=cv2.INTER_LINEAR)
+            segmentation = None if segmentation is None else enlarge(segmentation[None], seen)[0]
         if top:
             logits = _padded(logits, top, UNSEEN_LOGIT)
             segmentation = None if segmentation is None else _padded(segmentation, top, IGNORE)
-        if logits.shape != size:
-            logits = cv2.resize(logits, size[::-1], interpolation=cv2.INTER_LINEAR)
-            segmentation = None if segmentation is None else enlarge(segmentation[None], size)[0]
         return Prediction(logits, self.threshold, segmentation, timings)
 
     def warm_up(self) -> None:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from mgcda_core.config import ConfigError
-from mgcda_core.inference.predictor import UNSEEN_LOGIT, check_image
+from mgcda_core.inference.predictor import check_image
 from mgcda_core.labels import TRAIN_NAMES
-from mgcda_core.prediction import Prediction
+from mgcda_core.prediction import UNSEEN_LOGIT, Prediction
 
 Kind = Literal["none", "ema", "vote"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -41,7 +41,7 @@ class TemporalFilter:
     the past was moved onto the present frame (see RoadMotion): each past frame votes with a weight that falls by e in
     `seconds`, whatever the frame rate. Only differences of 4 pixels and more are averaged, details are the present
     frame's. Where the past did not look, the present frame stands alone: all of it if the stamp is NaN, did not
-    increase or leaves a gap of more than MOST_GAP_S, if the size changed, and for vote without a motion.
+    increase or leaves a gap of more than MOST_GAP_S, if a size or crop_top changed, and for vote without a motion.
     Raises ConfigError for another kind, or `seconds` that are not positive and finite.
     """
 
@@ -55,6 +55,7 @@ class TemporalFilter:
         """Frames of vote that stood alone because no motion from the frame before was found."""
         self._motion = RoadMotion()
         self._past: np.ndarray | None = None
+        self._sizes: tuple[object, ...] = ()
         self._stamp = math.nan
 
     def __call__(self, prediction: Prediction, image: np.ndarray, stamp_s: float) -> Prediction:
@@ -67,13 +68,16 @@ class TemporalFilter:
         check_image(image)
         started = time.perf_counter()
         top = _unseen_rows(prediction.logits)
+        sizes = image.shape, prediction.logits.shape, top
+        if sizes != self._sizes:  # reduced, they may look alike
+            self._past, self._sizes = None, sizes
         seen = prediction.logits[top:]
         now = _reduced(seen)
         past = self._moved(image, prediction, top, now) if self.kind == "vote" else self._past
         elapsed = stamp_s - self._stamp
         self._past, self._stamp = now, stamp_s
         logits = prediction.logits
-        if past is not None and past.shape == now.shape and 0.0 < elapsed <= MOST_GAP_S:
+        if past is not None and 0.0 < elapsed <= MOST_GAP_S:
             change = (past - now) * np.float32(math.exp(-elapsed / self.seconds))
             self._past = now + change
             enlarged = cv2.resize(change, seen.shape[::-1], interpolation=cv2.INTER_LINEAR)
