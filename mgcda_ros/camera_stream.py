@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
@@ -31,18 +33,27 @@ LOG_THROTTLE_S = 5.0
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message and the moment it arrived."""
+    """An image message and the moment it arrived; what becomes of it is counted once, as whoever is first says."""
 
     stream: CameraStream
     message: ImageMessage
     arrival: float
     """time.monotonic() in seconds."""
+    _open: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
-    @property
-    def seconds(self) -> float:
-        """The header's stamp, or the arrival of a frame without one, in seconds."""
-        stamp = self.message.header.stamp
-        return stamp.sec + stamp.nanosec * 1e-9 if stamp.sec or stamp.nanosec else self.arrival
+    def settle(self) -> bool:
+        """True for the first who asks, who is to count it. Any thread may call it, also one that hung until now."""
+        return self._open.acquire(blocking=False)
+
+    def drop(self) -> None:
+        """Count it as one that gets no mask on purpose."""
+        if self.settle():
+            self.stream.statistics.dropped()
+
+    def fail(self, error: Exception, decoding: bool = False) -> None:
+        """Count and report it as one that failed."""
+        if self.settle():
+            self.stream.report(error, decoding)
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,10 @@ class CameraStream:
         self._zones: tuple[tuple[object, ...], Zones] = ((), Zones())
         self._filter: tuple[tuple[object, ...], TemporalFilter] = (("none", 0.0), TemporalFilter("none"))
         self._tracker: tuple[tuple[object, ...], Tracker] = ((), Tracker())
+        self._ids = itertools.count(1)
+        """Of the tracks, whatever tracker gives them."""
+        self._before: tuple[tuple[int, int], float, float] | None = None
+        """Stamp, `Described.seconds` and arrival of the frame before."""
         self._told: set[str] = set()
 
     def configure(self) -> None:
@@ -91,6 +106,7 @@ class CameraStream:
         """Subscribe. Raises ConfigError for an ego mask that cannot be read."""
         self.statistics.restart()
         self._told.clear()
+        self._before = None
         own = self.parameters
         self._ego_mask = load_ego_mask(own.ego_mask) if own.ego_mask else None  # here, not while frames come
         self._prepare(now, fresh=True)
@@ -111,12 +127,9 @@ class CameraStream:
         try:
             image = to_rgb(frame.message)
         except Exception as error:  # whatever a driver sends
-            self.report(error, decoding=True)
+            frame.fail(error, decoding=True)
             return None
         self.frame_size = (image.shape[0], image.shape[1])
-        stamp = frame.message.header.stamp
-        if not (stamp.sec or stamp.nanosec):
-            self._tell("stamp", f"images on {self.input.topic} have no stamp: their outputs have none either")
         return image
 
     def answer(
@@ -124,21 +137,30 @@ class CameraStream:
     ) -> Described:
         """Filter a prediction over time and space and publish its mask; `begun` is when the network was free for it."""
         self._prepare(now)
-        header = frame.message.header
-        prediction = self._zones[1].cut(self._filter[1](prediction, image, frame.seconds))
+        header, seconds = frame.message.header, self._seconds(frame)
+        prediction = self._zones[1].cut(self._filter[1](prediction, image, seconds))
         if self._outputs is not None:
             self._outputs.publish_mask(header, prediction)
         done = time.monotonic()
         since_stamp = age(header.stamp, self._node.get_clock().now().nanoseconds)
         network = prediction.timings_ms.get("inference", 0.0) / 1000.0
-        self.statistics.published(Passage(done - frame.arrival, done - begun, network, since_stamp))
-        self.last = Described(self, header, frame.seconds, image, prediction, now)
+        if frame.settle():
+            self.statistics.published(Passage(done - frame.arrival, done - begun, network, since_stamp))
+        self.last = Described(self, header, seconds, image, prediction, now)
         return self.last
 
     def describe(self, frame: Described) -> None:
         """Publish the hazards of a frame whose mask is out, and the pictures that somebody subscribes."""
-        if self._outputs is None:
+        outputs = self._outputs
+        if outputs is None:
             return
+        try:
+            self._publish_hazards(outputs, frame)
+        finally:  # a camera that cannot be placed still has its pictures
+            outputs.publish_pictures(frame.header, frame.image, frame.prediction, frame.now.overlay_alpha)
+            outputs.publish_labels(frame.header, frame.prediction.threshold)
+
+    def _publish_hazards(self, outputs: Outputs, frame: Described) -> None:
         now, size = frame.now, frame.prediction.logits.shape
         scale = (frame.image.shape[0] / size[0], frame.image.shape[1] / size[1])
         regions = frame.prediction.regions(now.min_region_area)
@@ -152,9 +174,7 @@ class CameraStream:
             min_size_m=now.min_size,
         )
         tracks = [track for track in self._tracker[1].update(hazards, frame.seconds) if track.confirmed]
-        self._outputs.publish_hazards(frame.header, tracks, now.base_frame, scale)
-        self._outputs.publish_pictures(frame.header, frame.image, frame.prediction, now.overlay_alpha)
-        self._outputs.publish_labels(frame.header, frame.prediction.threshold)
+        outputs.publish_hazards(frame.header, tracks, now.base_frame, scale)
 
     def report(self, error: Exception, decoding: bool = False, masked: bool = False) -> None:
         """Log (throttled) and count a frame that failed, or, `masked`, an error that took no mask. For any thread."""
@@ -192,9 +212,31 @@ class CameraStream:
         kind = (now.temporal_filter, now.temporal_seconds)
         if fresh or kind != self._filter[0]:
             self._filter = (kind, TemporalFilter(*kind))
-        follow = (min(now.confirm_hits, now.confirm_window), now.confirm_window, now.track_timeout)
+        # Tracks are places in the base frame: in another one they begin anew.
+        follow = (min(now.confirm_hits, now.confirm_window), now.confirm_window, now.track_timeout, now.base_frame)
         if fresh or follow != self._tracker[0]:
-            self._tracker = (follow, Tracker(confirm_hits=follow[0], confirm_window=follow[1], timeout_s=follow[2]))
+            hits, window, timeout, _ = follow
+            tracker = Tracker(confirm_hits=hits, confirm_window=window, timeout_s=timeout, ids=self._ids)
+            self._tracker = (follow, tracker)
+
+    def _seconds(self, frame: Frame) -> float:
+        """The header's stamp; one that comes again, as zero does where none is set, moves on as the arrivals do."""
+        stamp = frame.message.header.stamp
+        own, before = (stamp.sec, stamp.nanosec), self._before
+        seconds = own[0] + own[1] * 1e-9
+        if own == (0, 0):
+            self._tell("stamp", f"images on {self.input.topic} have no stamp: their outputs have none either")
+        elif before is not None and own <= before[0]:
+            self._tell(
+                "order",
+                f"stamps on {self.input.topic} do not increase ({before[0][0]}.{before[0][1]:09d}, then "
+                f"{own[0]}.{own[1]:09d}): at an older one hazards begin anew, at an equal one the arrival counts; have "
+                "the driver stamp each image",
+            )
+        if before is not None and own == before[0]:
+            seconds = before[1] + frame.arrival - before[2]
+        self._before = (own, seconds, frame.arrival)
+        return seconds
 
     def _camera(self, optical_frame: str, size: tuple[int, int], now: NodeParameters) -> Camera:
         info = self.input.camera_info
@@ -210,7 +252,7 @@ class CameraStream:
         return Camera(lens, self._mounting.mount(optical_frame, now.base_frame, self.parameters))
 
     def _tell(self, what: str, text: str) -> None:
-        """Log a line once while the camera is open."""
+        """Warn once while the camera is open."""
         if what not in self._told:
             self._told.add(what)
-            self._node.get_logger().info(text)
+            self._node.get_logger().warning(text)

@@ -29,6 +29,7 @@ def to_rgb(message: Image | CompressedImage) -> np.ndarray:
 
 
 def _by_cv_bridge(message: Image) -> np.ndarray:
+    encodings.check_pixels(message.height, message.width)
     bridge, missing = _cv_bridge()
     shown = repr(message.encoding[:_SHOWN])
     if bridge is None:

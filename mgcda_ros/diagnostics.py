@@ -166,8 +166,8 @@ class Condition:
     """Why the node could not be configured, or stopped working; None if it works."""
     engine: str = ""
     """How the building of an engine stands, `building 25 s`; empty if none is built."""
-    standing_in: str | None = None
-    """Why another backend than the chosen one runs."""
+    network_problem: str | None = None
+    """What runs, or is opened, in place of the chosen backend, and why."""
     input_problem: str | None = None
     """What keeps images from coming, with the remedy."""
     temperature: float | None = None
@@ -195,15 +195,16 @@ def _input_faults(
         yield DiagnosticStatus.WARN, condition.input_problem
     if snapshot.quiet_s > limits.input_timeout:
         yield DiagnosticStatus.WARN, f"no image on {topic} for {snapshot.quiet_s:.0f} s"
-    if snapshot.recent_error is not None:
-        yield DiagnosticStatus.WARN if snapshot.output_hz else DiagnosticStatus.ERROR, snapshot.recent_error
 
 
 def _output_faults(snapshot: Snapshot, condition: Condition, limits: NodeParameters) -> Iterable[tuple[bytes, str]]:
+    if condition.network_problem is not None:
+        yield DiagnosticStatus.WARN, condition.network_problem
+    if snapshot.recent_error is not None:  # without a mask the worst, unless that is known and something is done
+        known = snapshot.output_hz or condition.network_problem is not None
+        yield DiagnosticStatus.WARN if known else DiagnosticStatus.ERROR, snapshot.recent_error
     if snapshot.input_hz and not snapshot.output_hz:
         yield DiagnosticStatus.WARN, f"images come in, no mask in the last {WINDOW_S:.0f} s"
-    if condition.standing_in is not None:
-        yield DiagnosticStatus.WARN, f"another backend stands in for the chosen one: {condition.standing_in}"
     if condition.engine.startswith("failed"):
         yield DiagnosticStatus.WARN, f"active, engine {condition.engine}"
     latency = (snapshot.age_ms or snapshot.latency_ms or (0.0, 0.0))[1]
@@ -212,6 +213,11 @@ def _output_faults(snapshot: Snapshot, condition: Condition, limits: NodeParamet
             yield level, f"latency (95th percentile) is {latency:.0f} ms, the limit {1000.0 * limit:.0f} ms"
     if condition.temperature is not None and condition.temperature >= limits.temperature_warn:
         yield DiagnosticStatus.WARN, f"the device has {condition.temperature:.0f} degrees Celsius"
+
+
+def precision(backend: str) -> str:
+    """What runs, by the name of the backend: an exported chain's last word; PyTorch runs fp32."""
+    return "fp32" if backend.startswith("torch") else backend.rpartition(" ")[2]
 
 
 def to_status(snapshot: Snapshot, verdict: tuple[bytes, str], name: str, facts: Mapping[str, str]) -> DiagnosticStatus:

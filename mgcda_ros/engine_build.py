@@ -12,6 +12,11 @@ from mgcda_core.inference.engine_cache import CachedEngine
 from mgcda_core.inference.predictor import Predictor
 
 JOIN_TIMEOUT_S = 1.0
+_DIES_WITH_NODE = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a node that is killed cannot end its builder
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def command(engine: CachedEngine, device: str) -> list[str]:
@@ -23,6 +28,7 @@ def command(engine: CachedEngine, device: str) -> list[str]:
 class EngineBuild:
     """Builds an engine in a process of its own, which can be killed and does not slow the frames, then loads it.
 
+    `words` are the program's path and its arguments; made by another thread than the main one, it ends with that.
     `load` opens the finished engine; it and `info`, `error`, which get lines for the log, are called in a thread.
     """
 
@@ -40,8 +46,9 @@ class EngineBuild:
         self._stopped = self._done = False
         # A session of its own: Ctrl-C in a terminal reaches the node, which then ends it.
         self._process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
+            [sys.executable, "-c", _DIES_WITH_NODE, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            encoding="utf-8", errors="replace", start_new_session=True,
+        )  # fmt: skip
         self._thread = threading.Thread(target=self._run, name="mgcda-engine", daemon=True)
         self._thread.start()
 
@@ -66,15 +73,15 @@ class EngineBuild:
 
     def _run(self) -> None:
         last = "it said nothing"
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in filter(None, map(str.strip, lines)):
-                last = line
-                self._info(line)
-        code = self._process.wait()
-        if self._stopped:
-            return
         try:
+            assert self._process.stdout is not None
+            with self._process.stdout as lines:
+                for line in filter(None, map(str.strip, lines)):
+                    last = line
+                    self._info(line)
+            code = self._process.wait()
+            if self._stopped:
+                return
             if code != 0:
                 raise RuntimeError(f"{last.removeprefix('error: ')} (exit code {code})")
             predictor = self._load()

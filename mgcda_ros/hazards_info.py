@@ -48,6 +48,7 @@ def _hazard(track: Track, scale: tuple[float, float]) -> dict[str, Any]:
         "age": track.age_s,
         "unseen": track.unseen_s,
         "hits": track.hits,
+        "cut": region.cut,
         "box": [
             region.x * scale[1] - 0.5, region.y * scale[0] - 0.5,
             region.width * scale[1], region.height * scale[0],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -31,6 +31,7 @@ class ImageInput:
         self._infos: Subscription[CameraInfo] | None = None
         self._name, self._kind = self._raw, Image
         self._setting = "auto"
+        self._latched = False
         self.reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE
         self.camera_info: CameraInfo | None = None
         """The latest calibrated CameraInfo; it outlives `close`, a camera keeps its lens."""
@@ -65,9 +66,8 @@ class ImageInput:
         self._setting = reliability
         self.reliability = choose_reliability(reliability, self._offered(), self.reliability)
         self._subscribe_images()
-        # Small messages: best effort loses none of them and matches every publisher.
-        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._infos = self._node.create_subscription(CameraInfo, self._info, self._on_camera_info, best_effort)
+        self._latched = self._info_is_latched()
+        self._subscribe_infos()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -81,6 +81,10 @@ class ImageInput:
         if self._images is None:
             return
         self._setting = reliability
+        if self._infos is not None and self._latched != (latched := self._info_is_latched()):
+            self._latched = latched
+            self._node.destroy_subscription(self._infos)
+            self._subscribe_infos()
         wanted = choose_reliability(reliability, self._offered(), self.reliability)
         if wanted == self.reliability:
             return
@@ -95,6 +99,19 @@ class ImageInput:
         self._images = self._node.create_subscription(
             self._kind, self._name, self._on_image, qos, event_callbacks=events
         )
+
+    def _subscribe_infos(self) -> None:
+        # Small messages: best effort loses none of them and matches every publisher, but gets none of before its time.
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if self._latched:
+            qos.reliability, qos.durability = ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL
+        self._infos = self._node.create_subscription(CameraInfo, self._info, self._on_camera_info, qos)
+
+    def _info_is_latched(self) -> bool:
+        """Whether all publishers keep their last CameraInfo for who comes later; without any, as it was."""
+        offered = [info.qos_profile for info in self._node.get_publishers_info_by_topic(self.info_topic)]
+        latched = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
+        return all((qos.durability, qos.reliability) == latched for qos in offered) if offered else self._latched
 
     def _on_incompatible(self, event: object) -> None:
         # rclpy's own warning would say that no image will come; with auto it does, follow_publishers sees to it.

@@ -85,6 +85,8 @@ class FrameWorker(Generic[T]):
         self.most, self.wait = 1, 0.0
         self.forgotten: list[T] = []
         """What was still waiting when it was stopped."""
+        self.in_work: list[T] = []
+        """What `handle` was called with last, and has not come back from."""
         self._handle = handle
         self._on_error = on_error
         self._mailbox: LatestFrames[T] = LatestFrames(sources)
@@ -106,9 +108,13 @@ class FrameWorker(Generic[T]):
 
     @property
     def busy_s(self) -> float:
-        """Seconds since the thread began with the items in work; 0 while it waits."""
+        """Seconds since the thread began with the items in work, or a step of them; 0 while it waits."""
         begun = self._begun
-        return 0.0 if begun is None else time.monotonic() - begun
+        return 0.0 if begun is None else max(0.0, time.monotonic() - begun)
+
+    def begin_step(self, grace_s: float = 0.0) -> None:
+        """For `handle`: `busy_s` counts from now on, or from `grace_s` seconds later for a step that may take long."""
+        self._begun = time.monotonic() + grace_s
 
     @property
     def stopping(self) -> bool:
@@ -126,12 +132,13 @@ class FrameWorker(Generic[T]):
             items = self._mailbox.take(None, self.most, self.wait)
             if not items:
                 continue
-            self._begun = time.monotonic()
+            self.in_work = items
+            self.begin_step()
             try:
                 self._handle(items)
             except Exception as error:  # one bad frame, whatever is wrong with it, must not end the node
                 self._report(error)
-            self._begun = None
+            self._begun, self.in_work = None, []
 
     def _report(self, error: Exception) -> None:
         try:

@@ -22,13 +22,14 @@ from mgcda_ros import parameters
 from mgcda_ros.camera_stream import CameraStream, Described, Frame
 from mgcda_ros.core_log import forward_core_log
 from mgcda_ros.device_health import memory_mb, temperature
-from mgcda_ros.diagnostics import Condition, judge, to_diagnostics, to_status
+from mgcda_ros.diagnostics import Condition, judge, precision, to_diagnostics, to_status
 from mgcda_ros.inference import infer
 from mgcda_ros.latest_frame import FrameWorker
 from mgcda_ros.mounting import Mounting
-from mgcda_ros.network import Choice, Network
+from mgcda_ros.network import Choice, Network, View
 from mgcda_ros.node_parameters import NodeParameters
 from mgcda_ros.services import Services
+from mgcda_ros.trusted_files import TrustedFiles
 
 POLL_PERIOD_S = 0.2
 """How often the publishers' reliability, a network that is being loaded and a run that hangs are looked up."""
@@ -57,11 +58,14 @@ class MgcdaNode(LifecycleNode):
         self._hangs = 0
         self._worker: FrameWorker[Frame] | None = None
         self._describer: FrameWorker[list[Described]] | None = None
+        self._files: TrustedFiles | None = None  # until all that is given at start was judged
         self.add_on_set_parameters_callback(self._on_parameters)  # before: it judges the values given at start too
         self.current = parameters.declare(self, NodeParameters)
         self._mounting = Mounting(self)
         for name in self.current.cameras:
             self.streams[name] = CameraStream(self, name, self._mounting, self._on_image)
+        masks = {parameters.prefix(name) + "ego_mask": s.parameters.ego_mask for name, s in self.streams.items()}
+        self._files = TrustedFiles({"weights": self.current.weights, **masks}, self.current.weights_folder)
         self._service_calls = Services(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time stands still without a /clock
@@ -162,13 +166,13 @@ class MgcdaNode(LifecycleNode):
     def _halt(self, timeout: float = STOP_TIMEOUT_S) -> None:
         for stream in self.streams.values():
             stream.close()
-        self._mounting.close()
         network, workers = self._worker, (self._worker, self._describer)  # so: a mask that is out gets its hazards too
         self._worker = self._describer = None
         end = time.monotonic() + timeout
         ended = [worker.stop(max(0.0, end - time.monotonic())) for worker in workers if worker is not None]
+        self._mounting.close()  # not before: the last frames are still to be described
         if network is not None:
-            _drop(network.forgotten)
+            _drop([*network.forgotten, *network.in_work])
         if not all(ended):
             self._stuck = True
             self.get_logger().warning("the frame in work did not end in time; its result is thrown away")
@@ -190,7 +194,7 @@ class MgcdaNode(LifecycleNode):
 
     def _on_parameters(self, changes: Iterable[Parameter[Any]]) -> SetParametersResult:
         changes = list(changes)
-        result = parameters.check(changes, self.state, list(self.streams))
+        result = parameters.check(changes, self.state, self.current.cameras, self._files)
         if result.successful:
             self.current = parameters.changed(self.current, changes)
             for stream in self.streams.values():
@@ -200,7 +204,8 @@ class MgcdaNode(LifecycleNode):
     def _poll(self) -> None:
         for stream in self.streams.values():
             stream.input.follow_publishers(self.current.reliability)
-        self.network.poll(max(stream.frame_size for stream in self.streams.values()))
+        sent = [stream for stream in self.streams.values() if any(stream.frame_size)]
+        self.network.poll([View(s.frame_size, s.parameters.crop_top, self.current.scale) for s in sent])
         self._service_calls.poll()
         worker = self._worker
         if worker is not None and worker.busy_s > self.current.hang_timeout:
@@ -213,6 +218,8 @@ class MgcdaNode(LifecycleNode):
         _drop(worker.forgotten)
         self._hangs += 1
         took = f"a run of the network took more than {self.current.hang_timeout:g} s (hang_timeout)"
+        for frame in list(worker.in_work):
+            frame.fail(TimeoutError(took))
         if self._hangs < MOST_HANGS:
             self.get_logger().error(f"{took}: its thread is abandoned, a fresh backend is loaded")
             self.network.abandon()
@@ -231,7 +238,7 @@ class MgcdaNode(LifecycleNode):
             _drop(frames)
             return
         on_cpu = predictor.backend.device == "cpu"
-        described = infer(frames, predictor, self.network, self.current, lambda: worker.stopping)
+        described = infer(frames, predictor, self.network, self.current, worker)
         if worker.stopping:
             return
         self._hangs = 0
@@ -259,14 +266,14 @@ class MgcdaNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         predictor, name = self.network.predictor, self.get_fully_qualified_name()
         device = predictor.backend.device if predictor else ""
-        heat = temperature()
+        heat = temperature(device)
         facts = {
             "state": self.state,
             "enabled": str(self.enabled).lower(),
             "weights": self.current.weights,
             "weights_sha256": predictor.backend.sha256 if predictor else "",
             "backend": predictor.backend.name if predictor else "",
-            "precision": self.current.precision,
+            "precision": precision(predictor.backend.name) if predictor else "",
             "device": device,
             "engine": self.network.engine,
             **memory_mb(device),
@@ -276,8 +283,8 @@ class MgcdaNode(LifecycleNode):
         for stream in self.streams.values():
             snapshot = stream.statistics.snapshot()
             condition = Condition(
-                self.state, self.enabled, self._failure, self.network.engine, self.network.standing_in,
-                stream.input.problem, heat,
+                self.state, self.enabled, self._failure or self.network.failure, self.network.engine,
+                self.network.problem, stream.input.problem, heat,
             )  # fmt: skip
             verdict = judge(snapshot, condition, stream.input.topic, self.current)
             title = f"{name}: anomaly segmentation{f' {stream.name}' if stream.name else ''}"
@@ -286,6 +293,6 @@ class MgcdaNode(LifecycleNode):
 
 
 def _drop(frames: Iterable[Frame]) -> None:
-    """Count frames that the network never saw."""
+    """Count frames that get no mask, unless that was done."""
     for frame in frames:
-        frame.stream.statistics.dropped()
+        frame.drop()

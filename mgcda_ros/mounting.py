@@ -20,7 +20,7 @@ class Mounting:
 
     def __init__(self, node: LifecycleNode) -> None:
         self._node = node
-        self._setting = "parameters"
+        self._setting: str | None = None  # while it is closed
         self._buffer: Any = None
         self._listener: Any = None
         self._errors: tuple[type[Exception], ...] = ()
@@ -47,7 +47,8 @@ class Mounting:
         self._listener = tf2_ros.TransformListener(self._buffer, self._node)
 
     def close(self) -> None:
-        """Listen no more."""
+        """Listen no more; `mount` raises from here on."""
+        self._setting = None
         if self._listener is not None:
             self._listener.unregister()
         self._buffer = self._listener = None
@@ -55,14 +56,17 @@ class Mounting:
     def mount(self, optical_frame: str, base_frame: str, own: CameraParameters) -> Mount:
         """Mount of the camera whose images have the frame_id `optical_frame`.
 
-        Raises ValueError naming both frames if the setting is tf and it does not answer, ConfigError for a transform
-        that no camera can have.
+        Raises ValueError naming both frames if the setting is tf and it does not answer, or if it is closed meanwhile,
+        ConfigError for a transform that no camera can have.
         """
-        if self._buffer is not None:
+        buffer, setting = self._buffer, self._setting  # in this order: `close` takes the setting away first
+        if setting is None:
+            raise ValueError(f"where {optical_frame} is mounted is not looked up any more: the node is deactivated")
+        if buffer is not None:
             try:
-                found = self._buffer.lookup_transform(base_frame, optical_frame, Time()).transform
+                found = buffer.lookup_transform(base_frame, optical_frame, Time()).transform
             except self._errors as error:
-                if self._setting == "tf":
+                if setting == "tf":
                     raise ValueError(
                         f"no transform {base_frame} <- {optical_frame}: {error}; publish it (robot_state_publisher or "
                         "static_transform_publisher), or set mounting to parameters"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from mgcda_core.inference.backend import pending_engine
-from mgcda_core.inference.predictor import Predictor, load
+from mgcda_core.inference.predictor import Predictor, Scale, load
 from mgcda_ros.engine_build import EngineBuild, command
+from mgcda_ros.loading import Loading
 
 FAILURES = 2
 """Runs that fail one after the other before another backend takes over."""
@@ -20,7 +20,12 @@ LAST_RETRY_S = 300.0
 """A backend that failed is tried again after 10 s, 20 s, 40 s ... 300 s; what comes back and fails goes on there."""
 STAND_INS = ("onnxruntime", "torch")
 """What runs on the CPU, in this order, while the chosen backend does not."""
-JOIN_TIMEOUT_S = 1.0
+SOON_S = 180.0
+"""A network that is opened while none runs is abandoned after it; then a stand-in takes the place."""
+LATE_S = 900.0
+"""One that is opened while another runs may take so long; so may a first run, of a backend that compiles for it."""
+COMPILING = ("torch-compile", "onnxruntime-tensorrt", "tensorrt-rtx")
+"""Backends that compile at the first run of each number and size of frames."""
 
 
 class Log(Protocol):
@@ -56,36 +61,14 @@ class Choice:
         return predictor
 
 
-class Loading:
-    """A predictor that is opened in a thread of its own."""
+@dataclass(frozen=True)
+class View:
+    """What a camera sends, and what of it is looked at."""
 
-    def __init__(self, open_predictor: Callable[[], Predictor]) -> None:
-        self.predictor: Predictor | None = None
-        self.error: Exception | None = None
-        self.abandoned = False
-        """True once nobody waits for it: what it opens is let go."""
-        self._open = open_predictor
-        self._thread = threading.Thread(target=self._run, name="mgcda-load", daemon=True)
-        self._thread.start()
-
-    @property
-    def done(self) -> bool:
-        """True once `predictor` or `error` is there."""
-        return self.predictor is not None or self.error is not None
-
-    def stop(self) -> bool:
-        """Forget it; False if its thread is still at work."""
-        self.abandoned = True
-        self._thread.join(JOIN_TIMEOUT_S)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            predictor = self._open()
-            if not self.abandoned:
-                self.predictor = predictor
-        except Exception as error:  # whatever it is, the node has another predictor or says so
-            self.error = error
+    size: tuple[int, int]
+    """Height and width of its frames."""
+    crop_top: float = 0.0
+    scale: Scale = "input"
 
 
 class Network:
@@ -95,14 +78,18 @@ class Network:
         self.predictor: Predictor | None = None
         self.choice: Choice | None = None
         self.standing_in: str | None = None
-        """Why another backend than the chosen one runs; None while the chosen one does."""
+        """Why another backend than the chosen one runs, or is to; None while the chosen one does."""
+        self.failure: str | None = None
+        """Why nothing runs, and nothing else can be opened; None while something does or may."""
         self.stuck = False
         """True once a thread that opens a backend outlasted its timeout."""
         self._log = log
         self._clock = clock
         self._build: EngineBuild | None = None
+        self._engine: Predictor | None = None
         self._loading: Loading | None = None
-        self._purpose = ""
+        self._purpose, self._loading_since = "", 0.0
+        self._seen: tuple[Predictor | None, set[tuple[int, ...]]] = (None, set())
         self._failures = 0
         self._tried: list[str] = []
         self._retry_s, self._retry_at = FIRST_RETRY_S, float("inf")
@@ -130,6 +117,15 @@ class Network:
         return self._build.state if self._build is not None else ""
 
     @property
+    def problem(self) -> str | None:
+        """What runs instead of the chosen backend, or is being opened, and why; None if that runs."""
+        if self.standing_in is not None:
+            runs = "another backend stands in" if self.predictor is not None else "a stand-in is loaded"
+            return f"{runs} for the chosen one: {self.standing_in}"
+        hung = self.predictor is None and self._loading is not None
+        return "a run hung; a fresh backend is loaded" if hung else None
+
+    @property
     def loading(self) -> bool:
         """True while another predictor is opened."""
         return self._loading is not None
@@ -137,7 +133,7 @@ class Network:
     def reload(self) -> Loading:
         """Open the chosen weights anew while the present ones serve. Raises RuntimeError if that cannot be now."""
         if self.choice is None:
-            raise RuntimeError("nothing is loaded: configure the node first")
+            raise RuntimeError("nothing is loaded: configure the node, or if it is active deactivate and activate it")
         if self._loading is not None:
             raise RuntimeError("a network is being loaded already: wait until it is there")
         return self._load("reload", self.choice.open)
@@ -148,6 +144,19 @@ class Network:
         self.stuck = True
         if self.choice is not None and self._loading is None:
             self._load("fresh start", self.choice.open)
+
+    def grace_s(self, predictor: Predictor, shape: tuple[int, int, int]) -> float:
+        """Seconds by which a run of this shape (frames, height, width) may be longer than others: it may compile first.
+
+        For the thread that runs `predictor`.
+        """
+        if predictor.backend.name.split()[0] not in COMPILING:
+            return 0.0
+        if self._seen[0] is not predictor:
+            self._seen = (predictor, set())
+        known = shape in self._seen[1]
+        self._seen[1].add(shape)
+        return 0.0 if known else LATE_S
 
     def worked(self) -> None:
         """Note that a run came to its end."""
@@ -164,16 +173,19 @@ class Network:
         """Have `poll` load a stand-in and, later, the chosen backend again."""
         self.standing_in = str(error) or type(error).__name__
         self._tried = [self.predictor.backend.name.split()[0]] if self.predictor else []
+        self._retry_later()
+
+    def _retry_later(self) -> None:
         self._retry_at = self._clock() + self._retry_s
         self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
 
-    def poll(self, frame: tuple[int, int] = (0, 0)) -> None:
-        """Take over what is ready; `frame` is the height and width of the camera's frames, 0 if unknown."""
-        self._take_engine(frame)
+    def poll(self, views: Sequence[View] = ()) -> None:
+        """Take over what is ready; an engine if it takes the `views` of all cameras that sent a frame, once one has."""
+        self._take_engine(views)
         self._take_loaded()
         if self._loading is not None or self.choice is None:
             return
-        left = [name for name in STAND_INS if name not in self._tried]
+        left = self._stand_ins_left()
         if self._failures >= FAILURES and left:
             self._tried.append(left[0])
             self._log.warning(f"the network fails ({self.standing_in}): {left[0]} on the CPU is loaded to stand in")
@@ -186,46 +198,76 @@ class Network:
         for open_work in (self._build, self._loading):
             if open_work is not None and not open_work.stop():
                 self.stuck = True
-        self._build = self._loading = self.predictor = self.choice = self.standing_in = None
+        self._build = self._engine = self._loading = self.predictor = None
+        self.choice = self.standing_in = self.failure = None
+        self._seen = (None, set())
         self._failures, self._retry_s, self._retry_at = 0, FIRST_RETRY_S, float("inf")
 
     def _load(self, purpose: str, opened: Callable[[], Predictor]) -> Loading:
         self._purpose = purpose
-        self._loading = Loading(opened)
+        self._loading, self._loading_since = Loading(opened), self._clock()
         return self._loading
 
-    def _take_engine(self, frame: tuple[int, int]) -> None:
-        if self._build is None or (predictor := self._build.take()) is None:
+    def _stand_ins_left(self) -> list[str]:
+        return [name for name in STAND_INS if name not in self._tried]
+
+    def _take_engine(self, views: Sequence[View]) -> None:
+        if self._build is not None:
+            self._engine = self._build.take() or self._engine
+        if (engine := self._engine) is None or not views or self._loading is not None:
             return
-        backend = predictor.backend
-        size = predictor.size or frame
-        if any(side > most for side, most in zip(size, backend.max_size, strict=True)):
-            self._log.error(
-                f"{backend.name} is not used: it takes frames up to {backend.max_size[0]}x{backend.max_size[1]}, the "
-                f"camera's are {size[0]}x{size[1]}. Export a chain of that size (mgcda export --size), or set the "
-                "parameter size"
-            )
-            return
-        self._take(predictor)
+        self._engine = None
+        (least_h, least_w), (most_h, most_w) = engine.backend.min_size, engine.backend.max_size
+        for view in views:
+            engine.scale, engine.crop_top = view.scale, view.crop_top
+            height, width = engine.seen_size(view.size)
+            if not (least_h <= height <= most_h and least_w <= width <= most_w):
+                self._log.error(
+                    f"{engine.backend.name} is not used: it takes frames of {least_h}x{least_w} to {most_h}x{most_w}, "
+                    f"what it would see of a camera's is {height}x{width}. Export a chain of that size (mgcda export "
+                    "--size), or set the parameter size"
+                )
+                return
+        self.standing_in, self._retry_at = None, float("inf")
+        self._take(engine)
 
     def _take_loaded(self) -> None:
-        if self._loading is None or not self._loading.done:
+        loading = self._loading
+        if loading is None or not (loading.done or self._expired(loading)):
             return
-        loading, self._loading = self._loading, None
-        if loading.predictor is None:
-            self._log.warning(f"{self._purpose} failed: {loading.error}")
-            if self._purpose == "recovery":
-                self._retry_at = self._clock() + self._retry_s
-                self._retry_s = min(2 * self._retry_s, LAST_RETRY_S)
-            elif self.predictor is None and self._purpose != "stand-in" and loading.error is not None:  # a fresh start
-                self._replace(loading.error)
-                self._failures = FAILURES
+        self._loading = None
+        if loading.predictor is not None:
+            if self._purpose != "stand-in":
+                self.standing_in, self._retry_at = None, float("inf")
+            self._take(loading.predictor)
             return
-        if self._purpose != "stand-in":
-            self.standing_in, self._retry_at = None, float("inf")
-        self._take(loading.predictor)
+        self._log.warning(f"{self._purpose} failed: {loading.error}")
+        if self._purpose == "recovery":
+            self._retry_later()
+        if self.predictor is None and loading.error is not None:
+            self._call_stand_in(loading.error)
+        if loading.abandoned and self._purpose != "stand-in":  # it would hang again, and leave another thread behind
+            self._retry_at = float("inf")
+
+    def _expired(self, loading: Loading) -> bool:
+        """Whether it takes too long, and is abandoned."""
+        limit = SOON_S if self.predictor is None else LATE_S
+        if self._clock() - self._loading_since <= limit:
+            return False
+        self.stuck = loading.abandoned = True
+        loading.error = TimeoutError(f"it took more than {limit:.0f} s and is abandoned")
+        return True
+
+    def _call_stand_in(self, error: Exception) -> None:
+        """Nothing runs: have `poll` load a stand-in, or say that there is none left."""
+        if self.standing_in is None:
+            self._replace(error)
+        self._failures = FAILURES
+        if not self._stand_ins_left():
+            self.failure = f"no backend runs ({self.standing_in}): deactivate and activate the node to try once more"
+            self._log.error(self.failure)
 
     def _take(self, predictor: Predictor) -> None:
         self.predictor = predictor  # the worker looks it up once a run: it changes between two
-        self._failures = 0
+        self._failures, self.failure = 0, None
         self._log.info(f"from now on {predictor.backend.name} on {predictor.backend.device}")

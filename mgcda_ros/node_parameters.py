@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mgcda_core.hazards.ground_plane import EXPECTED
 from mgcda_core.inference.backend import CHOICES, PRECISIONS
-from mgcda_core.inference.predictor import MOST_CROPPED
+from mgcda_core.inference.predictor import MOST_CROPPED, Scale
 from mgcda_core.inference.temporal import KINDS, SECONDS, Kind
 
 Change = Literal["live", "inactive", "unconfigured", "never"]
@@ -68,7 +68,10 @@ class CameraParameters:
         "Polygon as `roi`: with road_only a region counts also where its foot lies in it. 0.0 alone is none.",
     )
     ego_mask: str = _parameter(
-        "", "PNG whose white pixels are the own vehicle, never masked; resized to the frame.", change="inactive"
+        "",
+        "PNG whose white pixels are the own vehicle, never masked; resized to the frame. After start only empty, the "
+        "first one or a file below weights_folder.",
+        change="inactive",
     )
 
 
@@ -87,14 +90,23 @@ class NodeParameters:
     )
     weights: str = _parameter(
         "lite",
-        "Weights: a shipped name, a .safetensors path, an https url or an exported .onnx or .engine.",
+        "Weights: a shipped name, a .safetensors path, an https url or an exported .onnx or .engine. After start only "
+        "a shipped name, the first ones or a file below weights_folder.",
         change="unconfigured",
+    )
+    weights_folder: str = _parameter(
+        "",
+        "Folder below which weights and ego_mask may be set to other files after start; empty is the folder of the "
+        "weights given at start, if they are a file.",
+        change="never",
     )
     device: str = _parameter("auto", "Device of the network: auto, cpu, cuda or cuda:N.", change="unconfigured")
     backend: str = _parameter(
         "auto",
-        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves; "
-        "torch-compile and onnxruntime-tensorrt compile when the node is configured, for minutes.",
+        "Runtime of the network; auto takes the fastest that works. An engine is built while another backend serves. "
+        "torch-compile, onnxruntime-tensorrt and tensorrt-rtx compile at the first frame of each size and batch, for "
+        "minutes without masks, which hang_timeout does not count; with the parameter size when the node is "
+        "configured.",
         choices=CHOICES,
         change="unconfigured",
     )
@@ -201,8 +213,9 @@ class NodeParameters:
     )
     hang_timeout: float = _parameter(
         20.0,
-        "Seconds in one run of the network after which its thread is abandoned and a fresh backend loaded; after a "
-        "second time in a row the node reports an error and waits to be configured anew.",
+        "Seconds in one run of the network after which its thread is abandoned and a fresh backend loaded, or a "
+        "stand-in on the CPU if that hangs as well; after a second time in a row the node reports an error and "
+        "waits to be deactivated and activated.",
         low=0.5,
         high=3600.0,
     )
@@ -212,6 +225,11 @@ class NodeParameters:
     save_limit: int = _parameter(
         1000, "Megabytes that save_folder may hold; ~/save_frame refuses more.", low=1, high=10_000_000, change="never"
     )
+
+    @property
+    def scale(self) -> Scale:
+        """`mask_scale` for the predictor."""
+        return "network" if self.mask_scale == "network" else "input"
 
     @property
     def own_threshold(self) -> float | None:

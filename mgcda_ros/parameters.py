@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from mgcda_ros.node_parameters import CameraParameters, NodeParameters
+from mgcda_ros.trusted_files import TrustedFiles
 
 Parameters = TypeVar("Parameters", CameraParameters, NodeParameters)
 EDITABLE_STATES: dict[str, tuple[str, ...]] = {
@@ -81,10 +82,13 @@ def _value(field: dataclasses.Field[Any], value: Any) -> Any:
     return tuple(value) if isinstance(field.default, tuple) else value
 
 
-def check(changes: Iterable[Parameter[Any]], state: str, cameras: Sequence[str] = ("",)) -> SetParametersResult:
+def check(
+    changes: Iterable[Parameter[Any]], state: str, cameras: Sequence[str] = ("",), files: TrustedFiles | None = None
+) -> SetParametersResult:
     """Whether `changes` are allowed in lifecycle state `state`; the reason names the parameter and the remedy.
 
-    rclpy has checked types, ranges and read_only before; here: choices, lists, values that are not finite, the state.
+    rclpy has checked types, ranges and read_only before; here: choices, lists, values that are not finite, the state,
+    and which files may be named; any may without `files`, as at start.
     """
     known = {**fields(NodeParameters)}
     for camera in cameras:
@@ -99,6 +103,8 @@ def check(changes: Iterable[Parameter[Any]], state: str, cameras: Sequence[str] 
         if allowed is not None and state not in allowed:
             remedy = _REMEDIES[field.metadata["change"]]
             return _refused(f"{change.name} cannot change while the node is {state}: {remedy}")
+        if files is not None and (reason := files.refusal(change.name, change.value)) is not None:
+            return _refused(reason)
     return SetParametersResult(successful=True)
 
 

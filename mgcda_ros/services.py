@@ -8,7 +8,7 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.task import Future
 from std_srvs.srv import SetBool, Trigger
 
-from mgcda_ros.network import Loading
+from mgcda_ros.loading import Loading
 from mgcda_ros.saved_frames import SavedFrames, SaveError
 
 if TYPE_CHECKING:
@@ -70,10 +70,7 @@ class Services:
         try:
             if not last:
                 raise SaveError("no frame was processed yet: is the node active, and do images come?")
-            paths = [
-                str(self._saved.save(stream.name, frame.header, frame.image, frame.prediction, facts))
-                for stream, frame in last
-            ]
+            paths = [str(self._saved.save(stream.name, frame, facts)) for stream, frame in last]
             response.success, response.message = True, ", ".join(paths)
         except (SaveError, ValueError) as error:
             response.success, response.message = False, str(error)

@@ -191,7 +191,7 @@ def test_any_header_gives_an_image_or_one_clear_error(height: int, width: int, e
 def test_what_a_header_claims_is_not_allocated(encoding: str):
     tracemalloc.start()
     with pytest.raises(ValueError, match="cut off"):
-        to_rgb(bytes(1000), 1 << 15, 1 << 15, encoding, 1 << 17)
+        to_rgb(bytes(1000), 1 << 15, 1 << 10, encoding, 1 << 17)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100_000
@@ -209,6 +209,7 @@ def test_what_a_header_claims_is_not_allocated(encoding: str):
         (0, 0, "rgb8", 0, 0, r"image is 0x0 pixels"),
         (1, 1, "mono8", 1, 1, r"image is 1x1 pixels"),
         (2, 4, "bayer_rggb8", 4, 8, r"image is 2x4 pixels \(height x width\); at least 3x3 is needed"),
+        (32768, 32768, "mono8", 32768, 0, r"claims 32768x32768 pixels .*, more than 33554432 in all"),
         (2, 32769, "mono8", 32769, 65538, r"image is 2x32769 pixels \(height x width\); at most 32768x32768 is read"),
         (3, 4, "nv12", 4, 18, r"image is 3x4 pixels .*, but nv12 needs an even height and width"),
         (4, 3, "nv21", 3, 18, r"image is 4x3 pixels .*, but nv21 needs an even height and width"),

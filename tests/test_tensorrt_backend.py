@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from tiny_artefact import write_artefact
 
 from mgcda_core.inference import tensorrt_backend
+from mgcda_core.inference.artefact import ExportedBackend
 from mgcda_core.inference.engine import EngineError, Library
 from mgcda_core.inference.sidecar import ArtefactError, Sidecar, read_sidecar, sidecar_path, write_sidecar
-from mgcda_core.inference.tensorrt_backend import TensorRTBackend, check_engine, check_tensors
+from mgcda_core.inference.tensorrt_backend import MOST_SHAPES, TensorRTBackend, check_engine, check_tensors
 
 
 @pytest.fixture()
@@ -90,6 +93,70 @@ def test_without_its_sidecar_nothing_is_opened(engine: Path) -> None:
     sidecar_path(engine).unlink()
     with pytest.raises(ArtefactError, match=r"has no tiny\.engine\.json"):
         TensorRTBackend(engine)
+
+
+class Context:
+    """Of an engine whose logits are the shape and address it was given, in the order of what was done with it."""
+
+    def __init__(self) -> None:
+        self.done: list[Any] = []
+        self.shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        self.done.append(("shape", shape))
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape[:3]
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.done.append((name, address))
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.done.append("run")
+        return True
+
+
+def test_cameras_that_take_turns_keep_their_buffers_and_graphs(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, made = Context(), []
+    empty = torch.empty
+
+    def counted(*size: Any, pin_memory: bool = False, **kind: Any) -> torch.Tensor:
+        made.append(size)
+        return empty(*size, **kind)
+
+    def recorded(_: TensorRTBackend) -> Any:
+        context.done.append("recorded")
+        return lambda: context.done.append("replay")
+
+    monkeypatch.setattr(torch, "empty", counted)
+    for name in ("device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: nullcontext())
+    monkeypatch.setattr(TensorRTBackend, "_recorded", recorded)
+    backend = TensorRTBackend.__new__(TensorRTBackend)
+    ExportedBackend.__init__(backend, engine)
+    backend._context, backend._gpu, backend._records_itself = context, torch.device("cpu"), False
+    backend._stream = cast("Any", SimpleNamespace(synchronize=lambda: None, cuda_stream=0))
+    backend._buffers, backend._bound = {}, None
+    shapes = [(1, 8 * number, 8, 3) for number in range(1, MOST_SHAPES + 2)]
+
+    def run(shape: tuple[int, ...]) -> list[Any]:
+        context.done.clear()
+        backend._answer(np.zeros(shape, np.uint8))
+        return [entry for entry in context.done if isinstance(entry, str) or entry[0] == "shape"]
+
+    for shape in shapes[:MOST_SHAPES]:
+        assert run(shape) == [("shape", shape), "run", "recorded", "replay"]
+    made.clear()
+    for shape in (*shapes[:MOST_SHAPES], *shapes[:MOST_SHAPES]):
+        assert run(shape) == [("shape", shape), "replay"]
+        assert run(shape) == ["replay"]
+    assert (made, len(backend._buffers)) == ([], MOST_SHAPES)
+    assert "run" in run(shapes[-1])
+    assert run(shapes[1]) == [("shape", shapes[1]), "replay"]
+    assert "run" in run(shapes[0])  # rested longest: made room for the last one
+    assert len(backend._buffers) == MOST_SHAPES
 
 
 def test_what_it_calls_is_there() -> None:

@@ -217,6 +217,15 @@ def test_a_download_is_checked_kept_and_not_repeated(saved: Path, tmp_path: Path
     assert len(list((tmp_path / "cache/mgcda").iterdir())) == 1
 
 
+@pytest.mark.parametrize(("limit", "value"), [("_LARGEST_DOWNLOAD", 1000), ("_LONGEST_DOWNLOAD_S", -1.0)])
+def test_a_download_without_end_is_given_up(limit: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(resolve, limit, value)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(bytes(5000)))
+    assert_refused(f"https://example.org/a.safetensors#sha256={'0' * 64}", "cannot download", "is larger than")
+    assert not list((tmp_path / "mgcda").iterdir())
+
+
 def test_a_url_without_network_or_checksum_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def offline(url: str, timeout: float) -> io.BytesIO:
         raise urllib.error.URLError("Name or service not known")

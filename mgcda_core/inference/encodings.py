@@ -17,6 +17,8 @@ MIN_SIDE = 2
 """Smallest height and width in pixels that is a frame: 0x0 and 1x1 are what a driver sends when it has none."""
 MAX_SIDE = 1 << 15
 """Largest height and width in pixels that an artefact may be made for, and that is read."""
+MAX_PIXELS = 1 << 25
+"""Largest height x width that is read from a message: 8K video (7680x4320) fits."""
 _SHOWN = 40  # characters of a name from the network that an error repeats
 
 Convert = Callable[[np.ndarray], np.ndarray]
@@ -132,8 +134,8 @@ def to_rgb(data: Any, height: int, width: int, encoding: str, step: int, is_bige
     lower one: a driver that leaves 12 bits at the bottom of the 16 gives a dark image with either. `is_bigendian`
     is the order of its bytes and means nothing for the others.
     Raises ValueError for an unknown encoding, a size that it cannot have (nv12 and nv21 need even sides, 4:2:2 an even
-    width, Bayer 3x3, all of them 2x2 to MAX_SIDE), a step shorter than a row, data shorter than the rows; before
-    anything is allocated.
+    width, Bayer 3x3, all of them 2x2 to MAX_SIDE and MAX_PIXELS), a step shorter than a row, data shorter than the
+    rows; before anything is allocated.
     """
     layout = _layout(encoding)
     _check_size(encoding, layout, height, width)
@@ -193,6 +195,12 @@ def _layout(encoding: str) -> _Encoding:
         raise ValueError(f"unknown encoding {encoding[:_SHOWN]!r}; known are {', '.join(sorted(ENCODINGS))}") from None
 
 
+def check_pixels(height: int, width: int) -> None:
+    """Raises ValueError for an image of more than MAX_PIXELS: what is made of it takes forty times their memory."""
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"image claims {height}x{width} pixels (height x width), more than {MAX_PIXELS} in all")
+
+
 def _check_size(encoding: str, layout: _Encoding, height: int, width: int) -> None:
     size = f"image is {height}x{width} pixels (height x width)"
     least = layout.smallest
@@ -200,6 +208,7 @@ def _check_size(encoding: str, layout: _Encoding, height: int, width: int) -> No
         raise ValueError(f"{size}; at least {least}x{least} is needed")
     if height > MAX_SIDE or width > MAX_SIDE:
         raise ValueError(f"{size}; at most {MAX_SIDE}x{MAX_SIDE} is read")
+    check_pixels(height, width)
     down, across = layout.block
     if height % down or width % across:
         needed = "an even height and width" if down == 2 else "an even width"

@@ -15,6 +15,8 @@ from mgcda_core.inference.sidecar import ArtefactError, Sidecar
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_SHAPES = 4
+"""Numbers and sizes of frames whose buffers are kept: several cameras take turns."""
 AGAIN = "build it again with mgcda build-engine"
 
 
@@ -22,8 +24,8 @@ class TensorRTBackend(ExportedBackend):
     """NAME.engine with its sidecar; implements `inference.backend.Backend`, one thread at a time.
 
     A frame goes over pinned memory to the GPU, through the whole chain and back on one stream, with one wait at the
-    end. For each frame size that comes the buffers are made anew and the engine's launches recorded as a CUDA graph;
-    the last size's are kept. Raises as `ExportedBackend`, EngineError with the remedy: no GPU, library missing, an
+    end. For each shape that comes buffers are made and the engine's launches recorded as a CUDA graph; those of the
+    last MOST_SHAPES are kept. Raises as `ExportedBackend`, EngineError with the remedy: no GPU, library missing, an
     engine of another version or GPU; a frame raises RuntimeError if TensorRT fails.
 
     Written against the documentation of TensorRT 8.6 to 11 and TensorRT-RTX 1.7; it was not run on a GPU yet.
@@ -49,17 +51,15 @@ class TensorRTBackend(ExportedBackend):
                 else self._engine.create_execution_context()
             )
             self._stream = torch.cuda.Stream()
-        self._buffers: _Buffers | None = None
+        self._buffers: dict[tuple[int, ...], _Buffers] = {}
+        self._bound: _Buffers | None = None
         self.device = f"{self._gpu} {torch.cuda.get_device_name(self._gpu)}"
 
     def _answer(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         with torch.cuda.device(self._gpu), torch.cuda.stream(self._stream):
-            if self._buffers is None or self._buffers.shape != images.shape:
-                self._buffers = None  # the old ones go before the new ones come
-                self._buffers = self._prepared(images.shape)
-            buffers = self._buffers
+            buffers = self._ready(images.shape)
             buffers.host_image.numpy()[:] = images
             buffers.image.copy_(buffers.host_image, non_blocking=True)
             buffers.launch()
@@ -69,21 +69,42 @@ class TensorRTBackend(ExportedBackend):
             # A copy, as the caller makes one of the train ids: the pinned memory belongs to the next frame.
             return buffers.host_outputs[LOGITS].numpy().copy(), buffers.host_outputs[SEGMENTATION].numpy()
 
+    def _ready(self, shape: tuple[int, ...]) -> _Buffers:
+        """Buffers for frames of this shape, which the context knows of; those that rested longest make room."""
+        buffers = self._buffers.pop(shape, None)
+        if buffers is None:
+            while len(self._buffers) >= MOST_SHAPES:
+                del self._buffers[next(iter(self._buffers))]
+            self._bound = None  # what goes goes before the new one comes
+            buffers = self._prepared(shape)
+        elif buffers is not self._bound:  # then its graph holds again: NVIDIA's TensorRT-Edge-LLM keeps several as well
+            self._set_shape(shape)
+            self._bind(buffers)
+        self._buffers[shape] = buffers
+        return buffers
+
     def _prepared(self, shape: tuple[int, ...]) -> _Buffers:
         """Buffers for frames of this shape, known to the context, and its launches recorded where that is possible."""
+        self._set_shape(shape)
+        shapes = {output: tuple(self._context.get_tensor_shape(output)) for output in (LOGITS, SEGMENTATION)}
+        buffers = _Buffers(shape, shapes, self._gpu)
+        self._bind(buffers)
+        self._execute()  # allocates and compiles what is allocated and compiled at the first run: not to be recorded
+        self._stream.synchronize()
+        buffers.launch = self._execute if self._records_itself else self._recorded()
+        return buffers
+
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
         name = self.sidecar.input.name
         if not self._context.set_input_shape(name, shape):
             raise EngineError(
                 f"{self.artefact} does not take frames of shape {list(shape)}, as its sidecar says: {AGAIN}"
             )
-        shapes = {output: tuple(self._context.get_tensor_shape(output)) for output in (LOGITS, SEGMENTATION)}
-        buffers = _Buffers(shape, shapes, self._gpu)
-        for tensor, memory in {name: buffers.image, **buffers.outputs}.items():
+
+    def _bind(self, buffers: _Buffers) -> None:
+        for tensor, memory in {self.sidecar.input.name: buffers.image, **buffers.outputs}.items():
             self._context.set_tensor_address(tensor, memory.data_ptr())
-        self._execute()  # allocates and compiles what is allocated and compiled at the first run: not to be recorded
-        self._stream.synchronize()
-        buffers.launch = self._execute if self._records_itself else self._recorded()
-        return buffers
+        self._bound = buffers
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
@@ -106,7 +127,6 @@ class _Buffers:
         import torch
 
         types = {LOGITS: torch.float32, SEGMENTATION: torch.uint8}
-        self.shape = shape
         self.host_image: Tensor = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         self.image: Tensor = torch.zeros(shape, dtype=torch.uint8, device=gpu)
         self.outputs = {name: torch.empty(size, dtype=types[name], device=gpu) for name, size in outputs.items()}

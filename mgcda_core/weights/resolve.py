@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ RUN_FILE = "weights.safetensors"
 """What a finished training leaves in its folder."""
 _SHIPPED = Path(__file__).parent
 _CHUNK = 1 << 20
+_LARGEST_DOWNLOAD = 4 << 30  # bytes; SynBoost's networks have 0.5 GB
+_LONGEST_DOWNLOAD_S = 3600.0
 _HEADER_BYTES = 8  # little-endian length of the JSON header in front of every safetensors file
 
 
@@ -215,10 +218,17 @@ def _downloaded(url: str) -> tuple[Path, str]:
 
 
 def _fetch(address: str, path: Path) -> None:
+    deadline, size = time.monotonic() + _LONGEST_DOWNLOAD_S, 0
     try:
         with urllib.request.urlopen(address, timeout=30) as response, path.open("wb") as file:
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # what is there: `read` would wait for a whole chunk, drop by drop
                 file.write(chunk)
+                size += len(chunk)
+                if size > _LARGEST_DOWNLOAD or time.monotonic() > deadline:
+                    raise OSError(
+                        f"it is larger than {_LARGEST_DOWNLOAD >> 30} GiB or takes longer than "
+                        f"{_LONGEST_DOWNLOAD_S / 60:.0f} minutes"
+                    )
     except (OSError, HTTPException) as error:  # URLError, HTTPError, time-outs, a full disk; a cut connection
         raise WeightsError(
             f"cannot download {address} ({error}); without a network give the path of a .safetensors file"

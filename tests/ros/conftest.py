@@ -26,8 +26,9 @@ def running(
     ros: None, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[subprocess.Popen[str], Client, Path]]:
     """One node with tiny weights for a whole module."""
+    folder = tmp_path_factory.mktemp("node")
     arguments = ["--ros-args", "-p", f"weights:={tiny_weights}", "-p", "camera_height:=2.0", "-p", "confirm_hits:=1"]
-    with node_and_client(arguments, tmp_path_factory.mktemp("node")) as parts:
+    with node_and_client([*arguments, "-p", f"weights_folder:={folder}"], folder) as parts:
         yield parts
 
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from mgcda_ros.device_health import memory_mb, temperature
-from mgcda_ros.diagnostics import Condition, FrameStatistics, Passage, age, judge, to_diagnostics, to_status
+from mgcda_ros.diagnostics import (
+    Condition,
+    FrameStatistics,
+    Passage,
+    age,
+    judge,
+    precision,
+    to_diagnostics,
+    to_status,
+)
 from mgcda_ros.node_parameters import NodeParameters
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -105,7 +116,7 @@ def test_verdicts_of_the_frames():
         (Condition("active", engine="building 7 s"), OK, "active, engine building 7 s"),
         (Condition("active", engine="failed: no kernel"), WARN, "active, engine failed: no kernel"),
         (
-            Condition("active", standing_in="CUDA error"),
+            Condition("active", network_problem="another backend stands in for the chosen one: CUDA error"),
             WARN,
             "another backend stands in for the chosen one: CUDA error",
         ),
@@ -156,9 +167,42 @@ def test_message():
 
 def test_memory_and_temperature(tmp_path: Path):
     assert 10.0 < float(memory_mb("cpu")["process_memory_mb"]) < 1e5
-    assert temperature(tmp_path) is None
+    assert temperature(zones=tmp_path) is None
     for name, text in (("0", "41500\n"), ("1", "67000\n"), ("2", "no number")):
         (tmp_path / f"thermal_zone{name}").mkdir()
         (tmp_path / f"thermal_zone{name}" / "temp").write_text(text)
     (tmp_path / "thermal_zone3").mkdir()  # a zone that has no reading
-    assert temperature(tmp_path) == 67.0
+    assert temperature(zones=tmp_path) == 67.0
+    assert temperature("cuda:0 Orin", tmp_path) == 67.0  # no NVML here
+
+
+def test_a_gpu_tells_memory_and_temperature_and_a_lost_one_neither(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def lost(_: int) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, mem_get_info=lambda n: (n << 30, 4 << 30), temperature=lambda n: n
+    )
+    monkeypatch.setitem(sys.modules, "torch", cast("Any", SimpleNamespace(cuda=cuda)))
+    assert memory_mb("cuda:3 Orin")["device_memory_mb"] == "1024 of 4096"
+    assert temperature("cuda:71 L4") == 71.0
+    cuda.mem_get_info = cuda.temperature = lost
+    assert memory_mb("cuda:3 Orin")["device_memory_mb"] == "n/a"
+    assert temperature("cuda:71 L4", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "runs"),
+    [("torch lite", "fp32"), ("torch-compile my fp16", "fp32"), ("onnxruntime-cuda my lite fp16", "fp16")],
+)
+def test_the_precision_is_what_runs(backend: str, runs: str):
+    assert precision(backend) == runs
+
+
+def test_a_run_that_hung_is_a_warning_while_another_backend_is_loaded():
+    statistics = FrameStatistics()
+    statistics.received()
+    statistics.failed("TimeoutError: a run took more than 20 s")
+    condition = Condition("active", network_problem="a run hung; a fresh backend is loaded")
+    assert verdict(statistics, condition) == (WARN, "a run hung; a fresh backend is loaded")
+    assert verdict(statistics)[0] == ERROR

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from mgcda_core.inference.predictor import Predictor
 from mgcda_core.inference.sidecar import Dimension
 from mgcda_ros.diagnostics import Condition, FrameStatistics, Passage, judge
 from mgcda_ros.engine_build import EngineBuild, command
+from mgcda_ros.network import Network, View
 from mgcda_ros.node_parameters import NodeParameters
 from mgcda_ros.node_process import stop_node, wait_active
 
@@ -124,6 +125,71 @@ def test_diagnostics_say_how_it_stands() -> None:
         assert said == (level, f"active, engine {state}")
 
 
+def test_bytes_that_are_no_text_do_not_end_the_reading(tmp_path: Path, log: Log) -> None:
+    words = [sys.executable, "-c", r"import sys; sys.stdout.buffer.write(b'phase \xff\n'); sys.exit(3)"]
+    build = EngineBuild(words, Loaded, log.infos.append, log.errors.append)
+    until(lambda: build.state.startswith("failed"))
+    assert build.state == "failed: phase \ufffd (exit code 3)"
+
+
+def test_a_log_that_fails_is_a_failure_not_an_endless_building(tmp_path: Path, log: Log) -> None:
+    def broken(_: str) -> None:
+        raise RuntimeError("the log is gone")
+
+    build = EngineBuild(builder(tmp_path / "never"), Loaded, broken, log.errors.append)
+    until(lambda: build.state == "failed: the log is gone")
+    assert build.stop()
+
+
+def test_it_ends_with_a_node_that_is_killed(tmp_path: Path) -> None:
+    node = f"""
+import sys, time
+from mgcda_ros.engine_build import EngineBuild
+words = [sys.executable, "-c", {BUILDER!r}, {str(tmp_path / "never")!r}]
+EngineBuild(words, None, lambda line: print(line, flush=True), print)
+time.sleep(60.0)
+"""
+    with subprocess.Popen([sys.executable, "-c", node], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline().split()[1])
+        assert not gone(pid)
+        process.kill()
+        process.stdout.close()
+    until(lambda: gone(pid) or "(zombie)" in Path(f"/proc/{pid}/status").read_text())
+
+
+@pytest.mark.parametrize(
+    ("views", "taken"),
+    [
+        ([], None),  # nobody knows yet
+        ([View((720, 1280))], True),
+        ([View((720, 1280)), View((600, 1920))], False),
+        ([View((1400, 1280))], False),
+        ([View((1400, 1280), crop_top=0.25)], True),
+        ([View((2160, 3840), scale="network")], True),
+        ([View((50, 50))], False),
+    ],
+)
+def test_an_engine_is_taken_if_it_takes_what_it_would_see_of_every_camera(
+    views: list[View], taken: bool | None, log: Log
+) -> None:
+    def ignored(_: str) -> None:
+        pass
+
+    network = Network(cast("Any", SimpleNamespace(info=ignored, warning=ignored, error=log.errors.append)))
+    sizes = SimpleNamespace(name="tensorrt x fp16", device="cuda:0", min_size=(64, 64), max_size=(1100, 1300))
+    sizes.config = SimpleNamespace(threshold=0.5, segmentation=SimpleNamespace(size=(512, 1024)))
+    waiting: list[Any] = [Predictor(cast("Any", sizes))]
+    network._build = cast("Any", SimpleNamespace(take=lambda: waiting.pop() if waiting else None))
+    for _ in range(2):
+        network.poll(views)
+    assert (network.predictor is not None) == (taken is True)
+    assert any("is not used" in line for line in log.errors) == (taken is False)
+    if taken is None:
+        network.poll([View((720, 1280))])
+        assert network.predictor is not None
+
+
 # The node with an engine to build: its plan and its builder are stand-ins; the "engine" runs in ONNX Runtime.
 NODE = """
 import sys
@@ -191,7 +257,7 @@ def test_an_engine_for_smaller_frames_than_the_cameras_is_not_used(
         assert values["backend"] == "torch tiny"
         assert stop_node(process) == 0
     log = (tmp_path / "node.log").read_text()
-    assert "is not used: it takes frames up to 64x64, the camera's are 48x70" in log
+    assert "is not used: it takes frames of 2x2 to 64x64, what it would see of a camera's is 48x70" in log
 
 
 @pytest.mark.ros

@@ -28,6 +28,7 @@ def test_info_is_json_with_everything_that_is_known_of_a_hazard():
     assert (hazard["id"], hazard["position"], hazard["velocity"]) == (5, [12.0, -1.5, 0.0], [-8.0, 0.1])
     assert hazard["distance_std"] == pytest.approx(0.6, rel=0.02)
     assert hazard["box"] == [9.5, 19.5, 30.0, 40.0]
+    assert hazard["cut"] is False
 
 
 def test_boxes_are_in_pixels_of_the_image_whatever_the_size_of_the_mask():

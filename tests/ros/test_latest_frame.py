@@ -137,6 +137,29 @@ def until(done: Callable[[], object], timeout: float = 5.0) -> bool:
     return bool(done())
 
 
+def test_a_step_is_timed_alone_and_may_have_a_grace():
+    steps: list[float] = []
+    release = threading.Event()
+
+    def handle(_: list[int]) -> None:
+        time.sleep(0.05)
+        steps.append(worker.busy_s)
+        worker.begin_step()
+        steps.append(worker.busy_s)
+        worker.begin_step(60.0)
+        release.wait(5.0)
+
+    worker = FrameWorker(handle, lambda _: None)
+    worker.put(7)
+    assert until(lambda: len(steps) == 2)
+    time.sleep(0.05)
+    assert steps[0] >= 0.05 > steps[1]
+    assert (worker.busy_s, worker.in_work) == (0.0, [7])
+    release.set()
+    assert until(lambda: worker.in_work == [])
+    assert worker.stop(5.0)
+
+
 def test_what_is_handed_over_is_neither_lost_nor_overtaken_and_only_one_waits():
     seen: list[int] = []
     turns = threading.Semaphore(0)

@@ -99,6 +99,14 @@ def test_tf_that_does_not_answer_is_an_error_that_names_both_frames(tf2: None):
     made.close()
 
 
+def test_after_it_is_closed_nothing_is_placed_by_other_means(tf2: None):
+    for setting in ("auto", "tf", "parameters"):
+        made, _ = mounting(setting)
+        made.close()
+        with pytest.raises(ValueError, match="front_optical is mounted is not looked up any more"):
+            made.mount("front_optical", "base_link", OWN)
+
+
 def test_without_tf2_ros(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "tf2_ros", None)
     with pytest.raises(ImportError, match="mounting is tf, but tf2_ros cannot be imported"):

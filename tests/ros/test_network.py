@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mgcda_ros import loading as loading_module
 from mgcda_ros import network as module
 from mgcda_ros.network import Choice, Network
 
@@ -34,12 +35,16 @@ class Opener:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         self.broken: set[str] = set()
+        self.hung: set[str] = set()
+        self.released = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
 
     def __call__(self, weights: str, device: str, backend: str, precision: str) -> Any:
         self.gate.wait(10.0)
         self.asked.append((device, backend))
+        if backend in self.hung:
+            self.released.wait(10.0)
         if backend in self.broken:
             raise RuntimeError(f"{backend} does not open")
         named = SimpleNamespace(name=f"{backend} {weights}", device=device, sha256="0" * 64, max_size=(100, 100))
@@ -168,7 +173,7 @@ def test_a_reload_that_fails_leaves_the_network_as_it_is(opener: Opener) -> None
 
 
 def test_nothing_is_reloaded_before_it_was_loaded() -> None:
-    with pytest.raises(RuntimeError, match="configure the node first"):
+    with pytest.raises(RuntimeError, match="nothing is loaded: configure the node, or if it is active"):
         Network(Log()).reload()
 
 
@@ -182,8 +187,72 @@ def test_an_abandoned_network_is_replaced_by_a_fresh_one(opener: Opener) -> None
     assert network.predictor is not hung
 
 
+def test_a_fresh_backend_that_hangs_as_well_gives_way_to_a_stand_in_and_is_not_tried_again(opener: Opener) -> None:
+    log, clock = Log(), Clock()
+    network = opened(log, clock)
+    opener.hung = {"tensorrt"}
+    network.abandon()
+    network.poll()
+    assert network.problem == "a run hung; a fresh backend is loaded"
+    clock.now += module.SOON_S + 1.0
+    polled(network, lambda: running(network) == "onnxruntime lite")
+    assert "warning fresh start failed: it took more than 180 s and is abandoned" in log.lines
+    assert network.problem == "another backend stands in for the chosen one: it took more than 180 s and is abandoned"
+    clock.now += 10.0 * module.LAST_RETRY_S
+    network.poll()
+    assert not network.loading  # each try would leave a thread behind
+    opener.released.set()  # the late one changes nothing
+    time.sleep(0.05)
+    network.poll()
+    assert (running(network), network.stuck, network.failure) == ("onnxruntime lite", True, None)
+
+
+def test_without_any_stand_in_left_it_says_so_until_something_is_loaded(opener: Opener) -> None:
+    log, clock = Log(), Clock()
+    network = opened(log, clock)
+    opener.hung, opener.broken = {"tensorrt"}, {"onnxruntime", "torch"}
+    network.abandon()
+    clock.now += module.SOON_S + 1.0
+    polled(network, lambda: network.failure is not None)
+    said = (
+        "no backend runs (it took more than 180 s and is abandoned): deactivate and activate the node to try once more"
+    )
+    assert network.failure == said
+    assert f"error {said}" in log.lines
+    opener.hung = set()
+    opener.released.set()
+    network.reload()
+    polled(network, lambda: running(network) == "tensorrt lite")
+    assert (network.failure, network.problem) == (None, None)
+
+
+def test_a_reload_that_hangs_is_given_up_and_the_present_network_stays(opener: Opener) -> None:
+    clock = Clock()
+    network = opened(Log(), clock)
+    opener.hung = {"tensorrt"}
+    loading = network.reload()
+    clock.now += module.SOON_S + 1.0
+    network.poll()
+    assert network.loading  # another runs: there is time
+    clock.now += module.LATE_S
+    network.poll()
+    assert (network.loading, running(network), loading.done) == (False, "tensorrt lite", True)
+    opener.released.set()
+
+
+def test_the_first_run_of_a_shape_may_take_longer_where_it_is_compiled(opener: Opener) -> None:
+    def named(name: str) -> Any:
+        return SimpleNamespace(backend=SimpleNamespace(name=name))
+
+    network, compiling = Network(Log()), named("torch-compile lite")
+    shapes = [(1, 48, 70), (1, 48, 70), (2, 48, 70), (1, 48, 70)]
+    assert [network.grace_s(compiling, shape) > 0.0 for shape in shapes] == [True, False, True, False]
+    assert network.grace_s(named("torch-compile lite"), (1, 48, 70)) > 0.0  # another one compiles anew
+    assert network.grace_s(named("onnxruntime lite fp32"), (1, 48, 70)) == 0.0
+
+
 def test_closing_while_another_one_is_opened_lets_it_go(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(loading_module, "JOIN_TIMEOUT_S", 0.02)
     network = opened(Log(), Clock())
     opener.gate.clear()
     loading = network.reload()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from node_client import Client, stamp_of
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from visualization_msgs.msg import Marker
 
@@ -14,6 +14,7 @@ from mgcda_core.hazards.ground_plane import Camera
 from mgcda_core.hazards.lens import Lens
 from mgcda_core.hazards.mount import Mount
 from mgcda_core.inference.encodings import from_rgb
+from mgcda_ros.image_input import ImageInput
 
 pytestmark = pytest.mark.ros
 HEIGHT, WIDTH = 48, 70
@@ -140,6 +141,47 @@ def test_hazards_stand_where_the_cameras_geometry_says(client: Client):
         assert client.set("threshold", -1.0).successful
 
 
+def test_camera_info_that_was_sent_once_and_kept_reaches_who_comes_later(client: Client):
+    """Beside a publisher that does not keep its own, those of both are heard from then on."""
+    info = CameraInfo(height=HEIGHT, width=WIDTH, k=[50.0, 0.0, 35.0, 0.0, 50.0, 24.0, 0.0, 0.0, 1.0])
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    keeps = client.create_publisher(CameraInfo, "other/camera_info", latched)
+    keeps.publish(info)
+    camera = ImageInput(client, "other", lambda _: None)
+    camera.open("raw", "auto")
+
+    def informed() -> bool:
+        camera.follow_publishers("auto")
+        return camera.camera_info is not None
+
+    assert client.until(informed)
+    camera.camera_info = None
+    plain = client.create_publisher(CameraInfo, "other/camera_info", 5)
+    assert client.until(lambda: plain.publish(info) or informed())
+    camera.close()
+    for publisher in (keeps, plain):
+        client.destroy_publisher(publisher)
+
+
+def test_an_id_is_never_given_again_while_the_node_runs(client: Client):
+    def first_id() -> int:
+        return client.answer(client.message(picture()), "hazards").markers[1].id
+
+    assert client.set("threshold", 0.0).successful
+    try:
+        ids = [first_id()]
+        for timeout in (0.4, 0.5):  # another tracker each time
+            assert client.set("track_timeout", timeout).successful
+            ids.append(first_id())
+        assert client.change("deactivate")
+        assert client.change("activate")
+        client.ready()
+        ids.append(first_id())
+    finally:
+        assert client.set("threshold", -1.0).successful
+    assert ids == sorted(set(ids))
+
+
 BAD = {
     "short": ("data holds", {"data": b"\0" * 10}),
     "encoding": ("encoding 'rgb565' needs cv_bridge", {"encoding": "rgb565"}),
@@ -187,7 +229,7 @@ def test_diagnostics_hold_rates_latency_and_weights(client: Client):
     assert 0.0 < float(values["latency_p50_ms"]) <= float(values["latency_p95_ms"])
     assert int(values["masks_out"]) <= int(values["frames_in"])
     assert len(values["weights_sha256"]) == 64
-    assert (values["device"], values["state"]) == ("cpu", "active")
+    assert (values["device"], values["state"], values["precision"]) == ("cpu", "active", "fp32")
 
 
 def test_parameters_out_of_range_or_fixed_are_refused(client: Client):

@@ -170,6 +170,18 @@ def test_frames_that_come_together_are_one_run_and_each_gets_its_own_answer(
     assert time.monotonic() - started > 0.4  # it waited for the other one, and no longer than batch_wait
 
 
+def test_another_backend_that_takes_fewer_frames_loses_none(both: MgcdaNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = watch(both, monkeypatch)
+    together(both, (FRONT, FRONT))
+    assert both.network.predictor is not None
+    backend: Any = both.network.predictor.backend
+    monkeypatch.setattr(backend, "max_batch", 1)
+    runs.clear()
+    together(both, (FRONT, FRONT))  # still sent together: how many come is known after a run
+    assert runs == [(1, *FRONT), (1, *FRONT)]
+    assert [stream.statistics.snapshot().errors for stream in both.streams.values()] == [0, 0]
+
+
 def test_a_camera_that_fails_after_the_network_does_not_take_the_others_mask(
     both: MgcdaNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,9 +181,12 @@ def test_nothing_is_masked_outside_of_the_region_of_interest_and_on_the_own_vehi
             assert mask[24:].any() == (path == "")
             assert mask[:24, :30].all()
         assert client.change("deactivate")
-        assert client.set("ego_mask", "no_such.png").successful
+        for path in ("no_such.png", "/etc/passwd"):
+            assert f"a file below {log.parent}" in client.set("ego_mask", path).reason
+        (log.parent / "text.png").write_text("no picture")
+        assert client.set("ego_mask", "text.png").successful
         assert not client.change("activate")
-        assert "no_such.png" in client.diagnostics(lambda now: now["state"] == "inactive")[1]
+        assert "text.png is not a picture" in client.diagnostics(lambda now: now["state"] == "inactive")[1]
         assert client.set("ego_mask", "").successful
         assert client.change("activate")
         client.ready()
@@ -255,20 +258,30 @@ def test_hazards_as_json_have_the_inputs_stamp_and_frame(client: Client) -> None
         assert hazard["box"] == [-0.5, -0.5, SIZE[1], SIZE[0]]
 
 
-def test_without_stamps_tracks_follow_the_time_of_arrival(client: Client) -> None:
-    """With the same stamp, zero, nothing would move on: neither age nor hits."""
+@pytest.mark.parametrize("header", [Header(), Header(stamp=Time(sec=90_000))])
+def test_without_stamps_that_increase_tracks_follow_the_time_of_arrival(
+    client: Client, running: tuple[subprocess.Popen[str], Client, Path], header: Header
+) -> None:
+    """With the same stamp nothing would move on: neither age nor hits, and what is gone would stay."""
+    log = running[2]
     with changed(client, threshold=0.0):
 
-        def seen() -> dict[str, Any]:
+        def seen() -> list[dict[str, Any]]:
             client.got["hazards_info"].clear()
             message = client.message(picture())
-            message.header = Header()
+            message.header = header
             client.images.publish(message)
             assert client.until(lambda: client.got["hazards_info"])
-            return json.loads(client.got["hazards_info"][0].data)["hazards"][-1]
+            return json.loads(client.got["hazards_info"][0].data)["hazards"]
 
-        first = seen()
+        first = seen()[-1]
         client.until(lambda: False, 0.3)
-        second = seen()
+        second = seen()[-1]
+        assert client.set("threshold", 1.0).successful
+        client.until(lambda: False, 0.6)
+        assert seen() == []
     assert (second["id"], second["hits"]) == (first["id"], first["hits"] + 1)
     assert 0.3 < second["age"] - first["age"] < 5.0
+    if header.stamp.sec:
+        warnings = [line for line in log.read_text().splitlines() if line.startswith("[WARN]")]
+        assert any("stamps on /image do not increase" in line for line in warnings)

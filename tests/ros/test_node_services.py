@@ -126,7 +126,7 @@ def test_a_full_disk_is_a_warning_leaves_no_half_frame_and_the_node_goes_on(serv
 
 
 def test_the_folder_has_a_limit(served: Parts) -> None:
-    """The masks of noise are thousands of regions: the json of a frame is then as large as the rest of it."""
+    """Noise: a frame has half a megabyte."""
     _, client, folder = served
     assert client.set("threshold", 0.7).successful
     answers = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partialmethod
@@ -21,6 +22,7 @@ from mgcda_ros.camera_stream import Frame
 from mgcda_ros.device_health import resident_mb
 from mgcda_ros.lifecycle_node import MgcdaNode
 from mgcda_ros.messages import to_image
+from mgcda_ros.mounting import Mounting
 from mgcda_ros.outputs import Outputs
 
 pytestmark = pytest.mark.ros
@@ -41,12 +43,12 @@ def published(ros: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
         said.append(f"hazards {header.stamp.sec}")
 
     # rclpy keeps the lifecycle services of a node that is gone: in later tests they would be taken for the real one's.
-    silent = partialmethod(LifecycleNode.__init__, enable_communication_interface=False)
+    given = [Parameter("weights", value=str(write_artefact(tmp_path / "tiny.onnx")))]
+    silent = partialmethod(LifecycleNode.__init__, enable_communication_interface=False, parameter_overrides=given)
     monkeypatch.setattr(LifecycleNode, "__init__", silent)
     monkeypatch.setattr(Outputs, "publish_mask", mask)
     monkeypatch.setattr(Outputs, "publish_hazards", hazards)
     node = MgcdaNode()
-    node.set_parameters([Parameter("weights", value=str(write_artefact(tmp_path / "tiny.onnx")))])
     node.start()
     assert node.network.predictor is not None
     backend: Any = node.network.predictor.backend
@@ -101,14 +103,66 @@ def test_errors_of_the_second_stage_are_counted_and_the_node_goes_on(
     def broken(*_: object) -> None:
         raise ValueError("no place for it")
 
+    def pictures(self: Outputs, header: Header, *_: object) -> None:
+        said.append(f"pictures {header.stamp.sec}")
+
     with monkeypatch.context() as patch:
         patch.setattr(Outputs, "publish_hazards", broken)
+        patch.setattr(Outputs, "publish_pictures", pictures)
         send(node, 1)
         wait_for(lambda: node.streams[""].statistics.snapshot().other_errors == 1)
     assert "no place for it" in (node.streams[""].statistics.snapshot().recent_error or "")
     send(node, 2)
     wait_for(lambda: said[-1] == "hazards 2")
-    assert said == ["mask 1", "mask 2", "hazards 2"]
+    assert said == ["mask 1", "pictures 1", "mask 2", "hazards 2"]
+
+
+def test_the_mounting_is_looked_up_until_the_last_hazards_are_out(
+    published: tuple[MgcdaNode, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, said = published
+    with monkeypatch.context() as patch:
+        patch.setattr(Mounting, "close", lambda _: said.append("closed"))
+        send(node, 1)
+        wait_for(lambda: said == ["mask 1"])
+        node.on_deactivate(LifecycleState("active", 3))
+    assert said == ["mask 1", "hazards 1", "closed"]
+
+
+@pytest.mark.parametrize("ended_by", ["watchdog", "deactivation"])
+def test_a_frame_whose_run_hangs_is_counted_once(
+    published: tuple[MgcdaNode, list[str]], monkeypatch: pytest.MonkeyPatch, ended_by: str
+) -> None:
+    node, said = published
+    begun, released = threading.Event(), threading.Event()
+    predictor: Any = node.network.predictor
+    answer = predictor.batch
+
+    def hung(images: list[np.ndarray]) -> Any:
+        begun.set()
+        released.wait(20.0)
+        return answer(images)
+
+    monkeypatch.setattr(predictor, "batch", hung)
+    monkeypatch.setattr(MgcdaNode._halt, "__defaults__", (0.02,))
+    for number in (1, 2, 3):
+        send(node, number)
+        assert begun.wait(5.0)
+    late = node._worker
+    if ended_by == "watchdog":
+        node.set_parameters([Parameter("hang_timeout", value=0.5)])
+        wait_for(lambda: late is not None and late.busy_s > 0.5)
+        node._poll()
+    else:
+        node.on_deactivate(LifecycleState("active", 3))
+    ends = (0, 2, 1) if ended_by == "watchdog" else (0, 3, 0)
+    statistics = node.streams[""].statistics
+    for _ in range(2):
+        counts = statistics.snapshot()
+        assert (counts.masks_out, counts.dropped, counts.errors) == ends
+        released.set()
+        wait_for(lambda: late is not None and not late.in_work)
+    assert said == []
 
 
 def test_deactivation_tells_of_a_second_stage_that_does_not_end(

@@ -27,6 +27,9 @@ class Predictor:
     def warm_up(self):
         pass
 
+    def seen_size(self, size):
+        return size
+
     def batch(self, images):
         print("in work", flush=True)
         end = time.monotonic() + 20.0
@@ -49,12 +52,15 @@ def test_without_parameters_it_loads_lite_from_any_directory(ros: None, tmp_path
 
 
 def test_wrong_weights_leave_it_unconfigured_until_they_are_set(ros: None, tiny_weights: Path, tmp_path: Path):
-    with node_and_client(["--ros-args", "-p", "weights:=no_such"], tmp_path, wait=False) as (_, client, log):
+    given = ["--ros-args", "-p", "weights:=no_such", "-p", f"weights_folder:={tiny_weights.parent}"]
+    with node_and_client(given, tmp_path, wait=False) as (_, client, log):
         assert client.state() == "unconfigured"
         level, said, _ = client.diagnostics()
         assert (level, "no_such" in said) == (b"\2", True)
         assert "unknown weights 'no_such'" in log.read_text()
         assert not client.change("configure")
+        for path in (str(log), f"https://example.org/a.safetensors#sha256={'0' * 64}"):
+            assert "weights may become a shipped name" in client.set("weights", path).reason
         assert client.set("weights", str(tiny_weights)).successful
         assert client.change("configure")
         assert client.change("activate")
@@ -62,7 +68,9 @@ def test_wrong_weights_leave_it_unconfigured_until_they_are_set(ros: None, tiny_
         assert client.answer(client.message(np.zeros((32, 32, 3), np.uint8))) is not None
 
 
-@pytest.mark.parametrize("argument", ["reliability:=sometimes", "camera_height:=-1.0", "threshold:=high"])
+@pytest.mark.parametrize(
+    "argument", ["reliability:=sometimes", "camera_height:=-1.0", "threshold:=high", "roi:=[0.5, 0.5]"]
+)
 def test_a_wrong_parameter_at_start_is_one_line_and_exit_code_1(ros: None, argument: str, tmp_path: Path):
     with running_node(["--ros-args", "-p", argument], cwd=tmp_path, stderr=subprocess.PIPE) as process:
         _, said = process.communicate(timeout=60.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from node_client import Client, node_and_client
+from std_srvs.srv import Trigger
 
 pytestmark = pytest.mark.ros
 # Its first pixel says whether a frame hangs; the file `fault`, while it is there, how all but the CPU's runs fail.
@@ -26,9 +27,14 @@ class Predictor:
     def __init__(self, device, backend):
         self.backend = SimpleNamespace(name=f"{backend} x", device=device, sha256="0" * 64, max_batch=1)
 
+    def seen_size(self, size):
+        return size
+
     def warm_up(self):
         if self.backend.device != "cpu" and Path("fault").exists():
-            raise {"gpu": RuntimeError("CUDA error: lost"), "memory": MemoryError()}[Path("fault").read_text()]
+            if (fault := Path("fault").read_text()) == "hang":
+                time.sleep(60.0)
+            raise {"gpu": RuntimeError("CUDA error: lost"), "memory": MemoryError()}[fault]
 
     def batch(self, images):
         self.warm_up()
@@ -37,6 +43,7 @@ class Predictor:
         return [Prediction(np.zeros(image.shape[:2], np.float32), 0.5) for image in images]
 
 network.load = lambda weights, device, backend, precision: Predictor(device, backend)
+network.SOON_S = 2.0
 network.FIRST_RETRY_S = network.LAST_RETRY_S = 0.5
 sys.exit(node.main())
 """
@@ -70,17 +77,36 @@ def test_a_run_that_hangs_once_is_abandoned_and_a_fresh_backend_serves(
         assert client.answer(frame(client, 255), timeout=0.1) is None
         assert client.until(lambda n=count: log.read_text().count("a fresh backend is loaded") == n)
         assert answered(client)
-    level, said, _ = client.diagnostics(lambda now: float(now["output_hz"]) > 0.0)
-    assert (level, said) == (b"\0", "active")
+    level, said, values = client.diagnostics(lambda now: float(now["output_hz"]) > 0.0)
+    assert (level, said) == (b"\1", "/image: TimeoutError: a run of the network took more than 0.5 s (hang_timeout)")
+    assert values["errors"] == "2"
+    ends = ("masks_out", "dropped", "errors")
+    client.diagnostics(lambda now: int(now["frames_in"]) == sum(int(now[end]) for end in ends))
+    assert client.until(lambda: client.diagnostics()[:2] == (b"\0", "active") or not answered(client))
+
+
+def test_a_fresh_backend_that_hangs_as_well_gives_way_to_a_stand_in(
+    watched: tuple[subprocess.Popen[str], Client, Path],
+) -> None:
+    _, client, log = watched
+    (log.parent / "fault").write_text("hang")
+    client.answer(frame(client, 255), timeout=0.1)
+    client.diagnostics(lambda now: now["backend"] == "")
+    assert client.diagnostics(lambda now: now["backend"] == "")[:2] == (b"\1", "a run hung; a fresh backend is loaded")
+    assert answered(client)
+    level, said, _ = client.diagnostics(lambda now: now["backend"] == "onnxruntime x")
+    assert (level, "another backend stands in" in said) == (b"\1", True)
+    (log.parent / "fault").unlink()
+    assert client.call(Trigger, "reload_model", Trigger.Request()).success
+    client.diagnostics(lambda now: now["backend"] == "tensorrt x")
 
 
 def test_two_in_a_row_are_an_error_until_the_node_is_activated_again(
     watched: tuple[subprocess.Popen[str], Client, Path],
 ) -> None:
     _, client, log = watched
-    before = log.read_text().count("a fresh backend is loaded")
+    before = log.read_text().count("from now on")
     client.answer(frame(client, 255), timeout=0.1)
-    assert client.until(lambda: log.read_text().count("a fresh backend is loaded") == before + 1)
     assert client.until(lambda: log.read_text().count("from now on") == before + 1)
     client.answer(frame(client, 255), timeout=0.1)
     assert client.until(lambda: "(hang_timeout), again: deactivate and activate" in log.read_text())
@@ -88,6 +114,8 @@ def test_two_in_a_row_are_an_error_until_the_node_is_activated_again(
     assert (level, values["state"]) == (b"\2", "active")
     assert "more than 0.5 s (hang_timeout), again" in said
     assert client.answer(frame(client), timeout=0.3) is None
+    answer = client.call(Trigger, "reload_model", Trigger.Request())
+    assert (answer.success, "deactivate and activate it" in answer.message) == (False, True)
     assert client.change("deactivate")
     assert client.change("activate")
     client.ready()
