@@ -94,7 +94,7 @@ def data_check(
     """Read every file of a data set: counts, sizes, labels, files at fault, and a sheet of samples to look at.
 
     Args:
-        dataset: camvid, idd_lite, cityscapes, cityscapes_train_ids, cutouts, coco, pascal_voc,
+        dataset: camvid, idd_lite, cityscapes, cityscapes_train_ids, gta5, synthia, cutouts, coco, pascal_voc,
             fishyscapes_lost_and_found, fishyscapes_static, road_anomaly, smiyc_anomaly, smiyc_obstacle,
             lost_and_found, streethazards, bdd_anomaly, or folder (images/ beside masks/).
         root: folder of the set; its layout stands in the reader's file, mgcda_core/data/DATASET.py.
@@ -148,8 +148,19 @@ COMMANDS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
     "train segmentation": ("train the segmentation network", lambda: _training("segmentation")),
     "train synthesis": ("train the re-synthesis", lambda: _training("synthesis")),
     "train dissimilarity": ("train the comparing network", lambda: _training("dissimilarity")),
+    "train adaptation": (
+        "segmentation of scenes without labels, from scenes with",
+        lambda: _training("adaptation"),
+    ),
+    "train dicnet": ("distil a student from the segmentation network", lambda: _training("dicnet")),
+    "train pebal": ("teach its classifier to abstain on pasted outliers", lambda: _training("pebal")),
+    "train synthetic_unknown": (
+        "teach it what lies just outside the scenes it knows",
+        lambda: _training("synthetic_unknown"),
+    ),
     "train plain": ("a plain U-net as a control", lambda: _training("plain")),
     "prepare": ("the frozen networks once over a training domain", _imported("mgcda_core.training.prepare", "prepare")),
+    "compare": ("the sibling methods under one budget", _imported("mgcda_core.bench.compare", "compare")),
     "ladder": ("the paper's ablation under one budget", _imported("mgcda_core.training.ladder", "climb")),
     "bench train": ("speed, memory and shares of a training step", _imported("mgcda_core.bench.train", "bench_train")),
     "bench video": (
@@ -248,7 +259,7 @@ def _run(words: list[str]) -> int:
         return 0
     arguments = (
         config_arguments(name, rest)
-        if name.startswith("train ") or name in ("prepare", "ladder", "calibrate")
+        if name.startswith("train ") or name in ("prepare", "compare", "ladder", "calibrate")
         else command_arguments(name, function, rest, POSITIONAL.get(name, ()))
     )
     result = function(**arguments)
@@ -259,7 +270,7 @@ def _run(words: list[str]) -> int:
 
 def overview(group: str = "") -> str:
     """Text of `mgcda --help`, or of one group of commands."""
-    lines = [f"  {name:<21} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(group)]
+    lines = [f"  {name:<23} {text}" for name, (text, _) in COMMANDS.items() if name.startswith(group)]
     return "\n".join(["usage: mgcda COMMAND ...", "", *lines, "", "mgcda COMMAND --help explains a command."])
 
 

@@ -81,6 +81,12 @@ def _paired(words: Sequence[str], pairs: set[str]) -> list[str]:
     return out
 
 
+def _listed(words: Sequence[str], lists: set[str]) -> list[str]:
+    """The words with `--methods a,b` spelt out as `--methods [a,b]`, which is the parser's only spelling of a list."""
+    return [f"[{word}]" if before in lists and not word.startswith(("[", "-")) else word
+            for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
+
+
 def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
     """config and the other keywords of a command that a configuration class describes (train, prepare, calibrate ...).
 
@@ -90,7 +96,10 @@ def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
 
     kind = {"train segmentation": config.SegmentationTraining, "train synthesis": config.SynthesisTraining,
             "train dissimilarity": config.DissimilarityTraining, "train plain": config.PlainTraining,
-            "prepare": config.PrepareConfig, "ladder": config.LadderConfig,
+            "train dicnet": config.DicnetTraining,
+            "train adaptation": config.AdaptationTraining, "train pebal": config.PebalTraining,
+            "train synthetic_unknown": config.SyntheticUnknownTraining,
+            "prepare": config.PrepareConfig, "compare": config.CompareConfig, "ladder": config.LadderConfig,
             "calibrate": config.CalibrationConfig}[name]  # fmt: skip
     flag, place, text = (
         ("run", "DIR", "folder of the run: checkpoints, metrics, weights") if name.startswith("train ")
@@ -107,7 +116,8 @@ def config_arguments(name: str, words: Sequence[str]) -> dict[str, Any]:
             "--resume", type=bool, nargs="?", const=True, default=False, help="go on from the last checkpoint"
         )
     parser.add_class_arguments(kind, None, as_positional=False)
-    values = parser.parse_args(list(words))
+    lists = {f"--{field}" for field, hint in get_type_hints(kind).items() if hint == tuple[str, ...]}
+    values = parser.parse_args(_listed(words, lists))
     try:
         fields = parser.instantiate(values)
         built = kind(**{field.name: fields[field.name] for field in dataclasses.fields(kind)})

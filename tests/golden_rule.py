@@ -139,7 +139,7 @@ def build_encoder(ngf: int, salt: str, crcs: dict[str, int]) -> StyleEncoder:
 
 def build_dissimilarity(network: str, salt: str, crcs: dict[str, int]) -> DissimilarityNet:
     prior = network == "dissim_prior"
-    config = DissimilarityConfig(prior=prior, spade="decoder" if prior else "none")
+    config = DissimilarityConfig() if prior else DissimilarityConfig(prior=(), spade="none")
     state, crcs["crc_weights"] = weights(network, salt, network)
     crcs["crc_weights_dissim"] = crcs["crc_weights"]
     return build(lambda: DissimilarityNet(config), state, network)

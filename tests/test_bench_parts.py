@@ -9,8 +9,8 @@ import pytest
 import torch
 from command_line import Run, only_error
 
-from mgcda_core.bench.parts import MAPS, parts
-from mgcda_core.config import DataConfig, PrepareConfig
+from mgcda_core.bench.parts import RGB, parts
+from mgcda_core.config import PRIORS, DataConfig, PrepareConfig
 from mgcda_core.evaluation.pixel_metrics import exact
 from mgcda_core.training.cache import Manifest, shard_path, write_shard
 
@@ -44,8 +44,8 @@ def test_each_map_alone(tmp_path: Path) -> None:
     assert (found.cache, found.truth, found.samples) == ("made", "background", 3)
     assert found.anomalous == pytest.approx(30 / (14 * 24))
     assert found.fidelity == pytest.approx(10, abs=1e-4)
-    assert tuple(found.scores) == MAPS
-    for channel, name in enumerate(MAPS[:3]):
+    assert tuple(found.scores) == (*PRIORS[:3], RGB)
+    for channel, name in enumerate(PRIORS[:3]):
         expected = exact(maps["prior"][:, channel].float().numpy(), maps["label"].numpy())
         assert found.scores[name]["ap"] == pytest.approx(expected["ap"], abs=1e-6)
         assert found.scores[name]["fpr95"] == pytest.approx(expected["fpr95"], abs=1e-6)
@@ -72,7 +72,7 @@ def test_the_command_prints_a_row_for_each_cache_and_map(mgcda: Run, tmp_path: P
     assert code == 0
     assert md.read_text() == text
     rows = [line for line in text.splitlines() if line.startswith(("| a ", "| b "))]
-    assert len(rows) == 2 * len(MAPS) + 2
+    assert len(rows) == 2 * 4 + 2
     assert "| a | background | entropy | 100.00 | 0.00 |" in rows
     assert rows[-1] == "| b | 3 | 8.93% | 10.00 |"
 

@@ -85,7 +85,7 @@ def test_the_second_backward_pass_is_the_classifiers(monkeypatch: pytest.MonkeyP
     [
         (("--steps", 0), "measure at least one"),
         (("--void_class", "x"), "give void_class and anomaly_mix, or neither"),
-        (("--batch", 3), "must be even"),
+        (("--batch", 3), "must be a multiple of 2"),
         (("--crop", "[128,128]"), "larger than the maps"),
     ],
 )

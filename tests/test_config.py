@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mgcda_core.config import PROFILES, ConfigError, SegmenterConfig
+from mgcda_core.config import PRIORS, PROFILES, ConfigError, SegmenterConfig
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
@@ -38,7 +38,9 @@ def _changed(field: str, value: object) -> str:
         ("segmentation.size", 384, "size is 384, not two whole numbers"),
         ("synthesis.size", [128], r"size is \[128\], not two whole numbers"),
         ("dissimilarity.size", ["a", "b"], "size is .*, not two whole numbers"),
-        ("dissimilarity.prior", 1, "prior is 1, not bool"),
+        ("dissimilarity.prior", 1, "prior is 1, not a list of names"),
+        ("dissimilarity.prior", ["entropy", 2], r"prior is \['entropy', 2\], not a list of names"),
+        ("dissimilarity.prior", ["distance"], r"dissimilarity.prior is \[distance\]: give \[entropy, perceptual, dist"),
         ("dissimilarity.colour", 3, "dissimilarity has an unknown field colour"),
     ],
 )
@@ -61,6 +63,13 @@ def test_weights_files_written_before_a_field_existed_read_as_what_they_were_mad
         del raw["dissimilarity"][name]
     del raw["synthesis"]["detail"], raw["segmentation"]["huggingface"]
     assert SegmenterConfig.from_json(json.dumps(raw)) == SegmenterConfig()
+
+
+@pytest.mark.parametrize(("stored", "meant"), [(True, PRIORS[:3]), (False, ()), ([], ()), (list(PRIORS), PRIORS)])
+def test_the_maps_of_the_prior_were_once_a_yes_or_no(stored: object, meant: tuple[str, ...]) -> None:
+    read = SegmenterConfig.from_json(_changed("dissimilarity.prior", stored))
+    assert read.dissimilarity.prior == meant
+    assert SegmenterConfig.from_json(read.to_json()) == read
 
 
 @pytest.mark.parametrize("text", ["", "5", "[]", "null", "{"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgcda_core.config import ConfigError, DissimilarityConfig
+from mgcda_core.config import PRIORS, ConfigError, DissimilarityConfig
 from mgcda_core.models.dissimilarity import DissimilarityNet, semantic_maps
 
 NARROW: dict[str, Any] = {"width": 0.0625}
@@ -37,9 +37,9 @@ def test_void_labels_are_all_zero() -> None:
     ("flags", "parameters", "keys"),
     [
         ({}, 18_780_162, 116),
-        ({"prior": False, "spade": "none"}, 13_798_530, 60),
-        ({"prior": False, "correlation": False}, 17_215_170, 108),
-        ({"prior": False, "semantic": False}, 16_630_082, 100),
+        ({"prior": (), "spade": "none"}, 13_798_530, 60),
+        ({"prior": (), "correlation": False}, 17_215_170, 108),
+        ({"prior": (), "semantic": False}, 16_630_082, 100),
         ({"spade": "none"}, 15_357_186, 68),
     ],
 )
@@ -51,12 +51,16 @@ def test_published_variants(flags: dict[str, Any], parameters: int, keys: int) -
 
 
 @pytest.mark.parametrize("semantic", [True, False])
-@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("prior", [PRIORS, PRIORS[:3], ()], ids=["four", "three", "none"])
 @pytest.mark.parametrize("correlation", [True, False])
 @pytest.mark.parametrize("spade", ["decoder", "none"])
-def test_every_flag_combination_runs_and_trains(semantic: bool, prior: bool, correlation: bool, spade: str) -> None:
+def test_every_flag_combination_runs_and_trains(
+    semantic: bool, prior: tuple[str, ...], correlation: bool, spade: str
+) -> None:
     net = _net(semantic=semantic, prior=prior, correlation=correlation, spade=spade)
-    logits = net(*_inputs())
+    *inputs, maps = _inputs()
+    maps = torch.cat([maps, maps[:, :1]], 1)[:, : net.config.maps]
+    logits = net(*inputs, maps)
     assert logits.shape == (1, 2, 16, 32)
     (logits[:, 1] - logits[:, 0]).square().mean().backward()
     assert all(p.grad is not None for p in net.parameters())

@@ -19,9 +19,11 @@ from mgcda_core.config import (
     ConfigError,
     DissimilarityTraining,
     LoopConfig,
+    PerturbationConfig,
     PrepareConfig,
     SegmenterConfig,
     SynthesisTraining,
+    SyntheticUnknownConfig,
 )
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter
 from mgcda_core.models.loading import load_strict
@@ -65,6 +67,51 @@ def test_the_whole_method_makes_a_plain_chain(config: DissimilarityTraining, tmp
     assert {k.split(".")[0] for k in checkpoint.weights} == {"trained", "assistant", "adversary", "average", "best"}
     with pytest.raises(ValueError, match="holds a run already"):
         dissimilarity.train(config, run)
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_perturbations_align_instead_of_mdat_or_beside_it(
+    both: bool, config: DissimilarityTraining, tmp_path: Path, tiny_weights: Path
+) -> None:
+    chosen = dataclasses.replace(
+        config, mdat=config.mdat if both else None, perturbation=PerturbationConfig(hidden=8, lr=1e-3)
+    )
+    dissimilarity.train(chosen, tmp_path / "run")
+    weights = load_weights(tmp_path / "run/weights.safetensors")
+    assert weights.state.keys() == load_weights(tiny_weights).state.keys()  # nothing of it is exported
+    load_strict(AnomalySegmenter(weights.config), weights.state, weights.name)
+    with (tmp_path / "run/metrics.csv").open(newline="") as file:
+        columns = set(next(csv.DictReader(file)))
+    assert {"L_P", "L_inv", "L_D_p", "D_accuracy_p", "D_attacked"} <= columns
+    assert ({"L_D_f", "L_D_o"} <= columns) == both
+    checkpoint = load_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    against = {k.split(".")[1] for k in checkpoint.weights if k.startswith("adversary.")}
+    assert against == ({"0", "1"} if both else {"domain"})
+    if both:
+        with pytest.raises(ConfigError, match="share one optimiser"):
+            dataclasses.replace(chosen, perturbation=PerturbationConfig(lr=1e-5))
+        (tmp_path / "run/weights.safetensors").unlink()
+        dissimilarity.train(chosen, tmp_path / "run", resume=True)
+        assert load_weights(tmp_path / "run/weights.safetensors").state.keys() == weights.state.keys()
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_the_defence_of_the_decoder_reaches_the_encoder_only_if_asked_to(
+    encoder: bool, config: DissimilarityTraining, tiny_weights: Path, tiny_config: SegmenterConfig
+) -> None:
+    digest = load_frozen(str(tiny_weights))[1]
+    domains = [CachedDomain(Path(str(path)), digest) for path in (config.void_class, config.anomaly_mix)]
+    samples = DomainSamples(domains, None, 0.5, 0)
+    network = dissimilarity.DissimilarityNet(tiny_config.dissimilarity)
+    chosen = dataclasses.replace(config, mdat=None, cacl=None, perturbation=PerturbationConfig(encoder=encoder))
+    objective = dissimilarity.DissimilarityObjective(network, torch.ones(2), chosen).train()
+    losses = objective(*map(torch.stack, zip(*(samples[n] for n in range(4)), strict=True)))
+    (losses["loss"] - losses["cross_entropy"]).backward()
+    reached = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {"conv11", "conv1", "conv5"} <= reached
+    assert ("vgg_encoder" in reached) == ("conv7" in reached) == ("conv10" in reached) == encoder
+    assert objective.adversary is not None and all(p.grad is None for p in objective.adversary.parameters())
 
 
 def test_the_entropys_share_is_the_best_of_the_held_out_samples(
@@ -178,6 +225,35 @@ def test_batches_are_balanced_reshuffled_and_use_every_copy(config: Dissimilarit
         DomainSamples(domains, (128, 128), 0.5, 3)
 
 
+def test_a_third_domain_stands_beside_a_against_v(
+    config: DissimilarityTraining, tiny_weights: Path, tiny_config: SegmenterConfig, tmp_path: Path
+) -> None:
+    unknown = SyntheticUnknownConfig(min_area=20_000, max_share=0.6, steps=1)
+    data = make_data(tmp_path / "data", scenes=3)
+    wanted = PrepareConfig(data, str(tiny_weights), "synthetic_unknown", augment=AUGMENT, unknown=unknown, device="cpu")
+    cache = prepare(wanted, tmp_path / "u")
+    loop = dataclasses.replace(config.loop, batch=6, validate_every=0, pictures_every=0)
+    three = dataclasses.replace(config, synthetic_unknown=str(cache), validation=(), loop=loop)
+    assert config.domains == [config.void_class, config.anomaly_mix]
+    assert three.domains == [*config.domains, str(cache)]
+    digest = load_frozen(str(tiny_weights))[1]
+    samples = DomainSamples([CachedDomain(Path(path), digest) for path in three.domains], None, 0.5, 0)
+    batch = list(map(torch.stack, zip(*(samples[n] for n in range(6)), strict=True)))
+    assert batch[5].tolist() == [0, 1, 2, 0, 1, 2]
+    network = dissimilarity.DissimilarityNet(tiny_config.dissimilarity)
+    objective = dissimilarity.DissimilarityObjective(network, torch.ones(2), three).train()
+    losses = objective(*batch)
+    as_two = objective(*batch[:5], batch[5].clamp(max=1), batch[6])
+    assert {k: v.item() for k, v in losses.items()} == {k: v.item() for k, v in as_two.items()}
+    assert losses["P_A"] != objective(*(part[[0, 1, 3, 4]] for part in batch))["P_A"]  # U's images are among them
+    dissimilarity.train(three, tmp_path / "run")
+    load_strict(AnomalySegmenter(tiny_config), load_weights(tmp_path / "run").state, "run")
+    with pytest.raises(ConfigError, match="must be a multiple of 3"):
+        dataclasses.replace(three, loop=dataclasses.replace(loop, batch=4))
+    with pytest.raises(ConfigError, match="align two domains"):
+        dataclasses.replace(three, void_class=None)
+
+
 def test_class_weights_count_every_label_once(config: DissimilarityTraining, tiny_weights: Path) -> None:
     digest = load_frozen(str(tiny_weights))[1]
     domains = [CachedDomain(Path(str(path)), digest) for path in (config.void_class, config.anomaly_mix)]
@@ -203,8 +279,8 @@ def test_weighted_cross_entropy_is_torchs() -> None:
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"void_class": None}, "mdat and cacl align two domains"),
-        ({"loop": LoopConfig(batch=3)}, "must be even"),
+        ({"void_class": None}, "mdat, perturbation and cacl align two domains"),
+        ({"loop": LoopConfig(batch=3)}, "must be a multiple of 2"),
         ({"crop": (30, 64)}, "multiples of 8"),
         ({"validation": (), "loop": LoopConfig(validate_every=5)}, "needs caches to judge by"),
         ({"void_class": None, "anomaly_mix": None}, "no training domain"),

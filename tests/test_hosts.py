@@ -57,7 +57,7 @@ def _outlier_head(_: MdatConfig) -> tuple[nn.Module, Any, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("profile", ["reference", "lite"])
 @pytest.mark.parametrize(
     "host",
-    [_dissimilarity, partial(_dissimilarity, prior=False, spade="none"), _outlier_head],
+    [_dissimilarity, partial(_dissimilarity, prior=(), spade="none"), _outlier_head],
     ids=["dissimilarity", "without_prior", "outlier_head"],
 )
 def test_a_few_steps_on_any_host(host: Any, profile: str) -> None:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from training_data import AUGMENT, make_data
 
-from mgcda_core.config import AnomalyMixConfig, DataConfig, PrepareConfig, VoidClassConfig
+from mgcda_core.config import AnomalyMixConfig, DataConfig, PrepareConfig, SyntheticUnknownConfig, VoidClassConfig
 from mgcda_core.data import anomaly_mix, augment
 from mgcda_core.data.sample import DataError
-from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs, shard_path
+from mgcda_core.training.cache import CachedDomain, Manifest, StaleCacheError, network_inputs, shard_path
 from mgcda_core.training.domains import Domain
 from mgcda_core.training.prepare import load_frozen, prepare
 from mgcda_core.training.scenes import load_objects, scene_sets
@@ -185,3 +185,46 @@ def test_void_of_train_ids_is_never_an_anomaly(data: DataConfig, config: Prepare
         Domain(dataclasses.replace(config, domain="void_class", void=VoidClassConfig(swap_known=True)))
     with pytest.raises(ValueError, match="shard is 0"):
         dataclasses.replace(config, shard=0)
+
+
+def test_the_regions_of_synthetic_unknown_are_less_sure_and_the_rest_is_the_scene(
+    config: PrepareConfig, tmp_path: Path
+) -> None:
+    unknown = SyntheticUnknownConfig(min_area=20_000, max_share=0.6, steps=4, step=2, budget=6)
+    config = dataclasses.replace(config, domain="synthetic_unknown", unknown=unknown)
+    cache = prepare(config, tmp_path / "u")
+    chain, digest = load_frozen(config.weights)
+    domain, cached = Domain(config), CachedDomain(cache, digest)
+    assert len(cached) == len(domain) == 6 and not domain.objects
+    for number in range(3):
+        made, maps = domain[number], cached[number]
+        moved = maps["image"].int() - torch.from_numpy(made.image).permute(2, 0, 1).int()
+        region = torch.from_numpy(made.label == 1)
+        assert torch.equal(maps["label"], torch.from_numpy(made.label))
+        assert region.any() and made.provenance["region"] > 0
+        assert not moved[:, ~region].any()
+        assert moved.abs().max() == 6
+        with torch.inference_mode():
+            images = torch.stack([torch.from_numpy(made.image).permute(2, 0, 1), maps["image"]])
+            stages = chain.eval().stages(images)
+        confidence = stages.segmentation_logits.softmax(1).amax(1)[:, region].mean(1)
+        assert confidence[1] < confidence[0] - 0.01
+        assert torch.allclose(maps["prior"].float(), stages.prior[1], atol=1e-3)  # of the changed picture
+        assert torch.allclose(maps["synthesis"].float() / 255, stages.synthesis[1], atol=0.6 / 255)
+    again = dataclasses.replace(config, mix=AnomalyMixConfig(objects=(2, 2)))
+    shard_path(cache, 0).rename(tmp_path / "first")
+    prepare(again, cache)  # what other domains read is nothing to it
+    assert shard_path(cache, 0).read_bytes() == (tmp_path / "first").read_bytes()
+    with pytest.raises(StaleCacheError, match="made with another unknown"):
+        prepare(dataclasses.replace(config, unknown=dataclasses.replace(unknown, budget=7)), cache)
+
+
+def test_caches_from_before_later_fields_and_domains_stay_valid(config: PrepareConfig) -> None:
+    sums = {"anomaly_mix": "72050a6ae7e77533", "void_class": "d415a54c61a7fbd2"}  # of version 1e4d052
+    for domain, known in sums.items():
+        made = PrepareConfig(DataConfig(camvid="x"), "lite", domain)  # type: ignore[arg-type]
+        assert Manifest.of(made, "0", 6).config_sha256.startswith(known)
+    other = dataclasses.replace(config, unknown=SyntheticUnknownConfig(budget=3))
+    assert Manifest.of(other, "0", 6) == Manifest.of(config, "0", 6)
+    added = dataclasses.replace(config, data=dataclasses.replace(config.data, gta5="y"))
+    assert Manifest.of(added, "0", 6) != Manifest.of(config, "0", 6)

@@ -83,7 +83,7 @@ def test_a_batch_is_its_frames(published: PublishedChain) -> None:
 def test_every_picture_between_the_networks_is_ours(published: PublishedChain, ours: TorchBackend) -> None:
     image = photo(96, 160)
     with torch.no_grad():
-        stages: Stages = ours.model.stages(torch.from_numpy(image).permute(2, 0, 1)[None])
+        stages: Stages = ours.whole_chain("the test").stages(torch.from_numpy(image).permute(2, 0, 1)[None])
         resized = published.resize(image)
         labels, entropy, distance = published.uncertainty(published.segment(resized))
         synthesis = published.synthesise(resized, labels)
@@ -104,6 +104,7 @@ def test_encoders_run_one_by_one(published: PublishedChain, ours: TorchBackend) 
     def passes(backend: PublishedChain | TorchBackend) -> Counter[str]:
         counted: Counter[str] = Counter()
         net = backend.model
+        assert isinstance(net, AnomalySegmenter)
         hooks = [
             module.register_forward_hook(lambda *_, name=name: counted.update([name]))
             for name, module in (

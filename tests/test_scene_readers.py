@@ -11,11 +11,17 @@ import cv2
 import numpy as np
 import pytest
 
+from mgcda_core.config import DataConfig
 from mgcda_core.data.camvid import load_camvid
+from mgcda_core.data.check import check
 from mgcda_core.data.cityscapes import load_cityscapes, load_cityscapes_train_ids
 from mgcda_core.data.folder import read_mask
+from mgcda_core.data.gta5 import load_gta5
 from mgcda_core.data.idd import load_idd_lite
 from mgcda_core.data.sample import DataError, read_label, read_rgb
+from mgcda_core.data.synthia import load_synthia
+from mgcda_core.labels import SYNTHIA_NAMES, TRAIN_NAMES
+from mgcda_core.training.scenes import load_scenes, scene_sets
 
 
 def write_pair(images: Path, labels: Path, stem: str, label: np.ndarray, suffix: str = ".jpg") -> None:
@@ -139,3 +145,94 @@ def test_a_png_that_claims_a_huge_size_is_named(tmp_path: Path, read: Callable[[
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"huge\.png is not a readable image"):
         read(path)
+
+
+def write_palette_png(path: Path, indices: np.ndarray, bits: int = 8) -> None:
+    """A PNG whose every index has the same colour, as several of GTA5's do."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width = indices.shape
+    header = struct.pack(">2I5B", width, height, bits, 3, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + row.tobytes() for row in indices))  # each with its filter: none
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"PLTE", bytes([0, 0, 142]) * 256)
+        + chunk(b"IDAT", rows[:9])
+        + chunk(b"IDAT", rows[9:])
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_gta5_reads_the_palettes_indices_as_label_ids(tmp_path: Path) -> None:
+    label_ids = np.tile(np.arange(35, dtype=np.uint8), (4, 1))
+    write_pair(tmp_path / "images", tmp_path / "labels", "00001", label_ids, ".png")
+    write_pair(tmp_path / "images", tmp_path / "labels", "00002", label_ids, ".png")
+    write_palette_png(tmp_path / "labels/00001.png", label_ids)
+    scenes = load_gta5(tmp_path)
+    coloured, grey = scenes[0], scenes[1]
+    assert coloured.raw is not None and (coloured.raw == label_ids).all()
+    assert (coloured.label == grey.label).all() and coloured.name == "gta5/00001"
+    table = scenes.train_id_table()
+    found = [table[value].nonzero()[0].tolist() for value in coloured.label[0]]
+    assert found == [[CITY.index(i)] if i in CITY else [] for i in range(35)]
+    write_palette_png(tmp_path / "labels/00001.png", label_ids, bits=4)
+    with pytest.raises(DataError, match=r"00001\.png has a palette of 4 bits"):
+        scenes[0]
+    write_palette_png(tmp_path / "labels/00001.png", np.full((4, 35), 35, np.uint8))
+    with pytest.raises(DataError, match=r"00001\.png holds the value 35; gta5 labels are 0\.\.34"):
+        scenes[0]
+    (tmp_path / "labels/00001.png").write_bytes((tmp_path / "labels/00002.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"00001\.png is not a readable image"):
+        scenes[0]
+    (tmp_path / "labels/00002.png").unlink()
+    with pytest.raises(DataError, match=r"no label.*00002\.png"):
+        load_gta5(tmp_path)
+
+
+def test_synthia_has_the_class_in_the_first_channel(tmp_path: Path) -> None:
+    classes = np.tile(np.arange(23, dtype=np.uint16), (4, 1))
+    label = np.stack([classes * 0, classes + 300, classes], -1)  # OpenCV writes blue, green, red
+    write_pair(tmp_path / "RGB", tmp_path / "GT/LABELS", "0000000", classes.astype(np.uint8), ".png")
+    cv2.imwrite(str(tmp_path / "GT/LABELS/0000000.png"), label)
+    scenes = load_synthia(tmp_path)
+    scene, table = scenes[0], scenes.train_id_table()
+    assert scene.raw is not None and (scene.raw == classes).all()
+    names = [TRAIN_NAMES[table[value].argmax()] if table[value].any() else "" for value in scene.label[0]]
+    renamed = {"pedestrian": "person", "void": "", "parking slot": "", "road work": "", "lane marking": ""}
+    assert names == [renamed.get(name, name) for name in SYNTHIA_NAMES]
+    cv2.imwrite(str(tmp_path / "GT/LABELS/0000000.png"), label + np.uint16(5))
+    with pytest.raises(DataError, match=r"0000000\.png holds the value 23; synthia labels are 0\.\.22"):
+        scenes[0]
+    cv2.imwrite(str(tmp_path / "GT/LABELS/0000000.png"), label.astype(np.uint8))
+    with pytest.raises(DataError, match="16 bit"):
+        scenes[0]
+    cv2.imwrite(str(tmp_path / "GT/LABELS/0000000.png"), label + np.uint16(600))
+    with pytest.raises(DataError, match="holds the class 622"):
+        scenes[0]
+
+
+def test_drawn_cities_are_training_scenes_and_can_be_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label_ids = np.full((8, 16), 26, np.uint8)
+    label_ids[:2], label_ids[2] = 34, 7
+    write_pair(tmp_path / "gta5/images", tmp_path / "gta5/labels", "00001", label_ids, ".png")
+    write_palette_png(tmp_path / "gta5/labels/00001.png", label_ids)
+    write_pair(tmp_path / "synthia/RGB", tmp_path / "synthia/GT/LABELS", "0000000", label_ids, ".png")
+    label = np.zeros((8, 16, 3), np.uint16)
+    label[..., 2] = 8
+    cv2.imwrite(str(tmp_path / "synthia/GT/LABELS/0000000.png"), label)
+    data = DataConfig(gta5=str(tmp_path / "gta5"), synthia=str(tmp_path / "synthia"))
+    loaded = load_scenes(data, "train")
+    assert [np.unique(scenes[0].label).tolist() for scenes in loaded] == [[0, 13, 255], [13]]
+    assert scene_sets(data, "val") == []
+    for name in ("gta5", "synthia"):
+        check(name, tmp_path / name, None, tmp_path / "sheets", ((), (), ()))
+    text = capsys.readouterr().out
+    assert "26   62.50 %  car" in text and "34   25.00 %  license plate" in text
+    assert " 8  100.00 %  car" in text
+    assert (tmp_path / "sheets/gta5-gta5.png").is_file()

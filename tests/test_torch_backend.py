@@ -62,12 +62,15 @@ def test_a_cuda_graph_needs_a_gpu(weights: Weights) -> None:
 def test_a_re_synthesis_serves_the_next_frames(weights: Weights, frames: list[np.ndarray]) -> None:
     plain, video = TorchBackend(weights, "cpu"), TorchBackend(weights, "cpu", synthesis_every=2)
     painted: list[object] = []
-    video.model.generator.register_forward_pre_hook(lambda _module, inputs: painted.append(inputs))
+    video.whole_chain("the test").generator.register_forward_pre_hook(lambda _module, inputs: painted.append(inputs))
     answers = [video.run(frame) for frame in frames]
     assert len(painted) == 2
     for number in (0, 2):
         np.testing.assert_array_equal(answers[number][0], plain.run(frames[number])[0])
-    network, pictures = plain.model, [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames]
+    network, pictures = (
+        plain.whole_chain("the test"),
+        [torch.from_numpy(frame).permute(2, 0, 1)[None] for frame in frames],
+    )
     with torch.inference_mode():
         stages = network.stages(pictures[1], made=network.stages(pictures[0]))
         expected = network.answer(stages, (frames[1].shape[0], frames[1].shape[1]))

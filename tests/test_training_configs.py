@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mgcda_core.bench.compare import METHODS
+from mgcda_core.bench.compare import planned as comparison
+from mgcda_core.cli import COMMANDS
 from mgcda_core.cli_arguments import config_arguments
-from mgcda_core.config import PROFILES, DissimilarityTraining, LadderConfig, PrepareConfig
+from mgcda_core.config import PROFILES, CompareConfig, DissimilarityTraining, LadderConfig, PrepareConfig
 from mgcda_core.training.ladder import RUNGS, planned
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -74,8 +77,21 @@ def test_ladder() -> None:
                                                               "fs-static": (1,)}  # fmt: skip
 
 
+def test_compare() -> None:
+    words = ["--config", str(CONFIG / "compare.yaml"), "--out", "o"]
+    compare: CompareConfig = config_arguments("compare", words)["config"]
+    jobs = comparison(compare)
+    assert {name for name, *_ in jobs} == set(METHODS)
+    assert len(jobs) == 2 * len(METHODS)
+    assert all(3600 < t.loop.steps * t.loop.batch <= 4000 for *_, t in jobs)  # a rung's budget
+    ladder = config_arguments("ladder", ["--config", str(CONFIG / "ladder.yaml"), "--out", "o"])["config"]
+    assert compare.sets == ladder.sets
+    two = config_arguments("compare", [*words, "--methods", "pebal,dicnet", "--seeds", "[0]"])["config"]
+    assert [name for name, *_ in comparison(two)] == ["pebal", "dicnet"]
+
+
 @pytest.mark.parametrize("path", sorted(CONFIG.glob("train_*.yaml")) + sorted(CONFIG.glob("prepare_*.yaml")), ids=str)
 def test_the_others_parse(path: Path) -> None:
-    kind = "prepare" if path.name.startswith("prepare_") else f"train {path.stem.split('_')[1]}"
+    kind = next(name for name in COMMANDS if f"{path.stem}_".startswith(f"{name.replace(' ', '_')}_"))
     folder = "--out" if kind == "prepare" else "--run"
     config_arguments(kind, ["--config", str(path), folder, "x"])

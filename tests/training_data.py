@@ -36,11 +36,11 @@ def make_data(root: Path, scenes: int = 2) -> DataConfig:
             label[36:], label[20:36, 40:80], label[:, :4] = 3, 5, 11
             label[44:56, 60 + 6 * i : 80 + 6 * i] = 11
             image = colours[label] + rng.integers(0, 9, (*label.shape, 3))
-            _write(root / "camvid" / split, "images", "labels", f"{split}{i}", image, label)
+            write_pair(root / "camvid" / split, "images", "labels", f"{split}{i}", image, label)
     yy, xx = np.mgrid[-24:25, -24:25]
     mask = ((yy**2 + xx**2) <= 500).astype(np.uint8) * 255
     for i in range(11):
-        _write(root / "objects", "images", "masks", str(i), np.full((49, 49, 3), 20 * i + 20), mask)
+        write_pair(root / "objects", "images", "masks", str(i), np.full((49, 49, 3), 20 * i + 20), mask)
     return DataConfig(camvid=str(root / "camvid"), objects=(str(root / "objects"),))
 
 
@@ -58,7 +58,7 @@ def whole_method(root: Path, weights: Path) -> DissimilarityTraining:
     )
 
 
-def _write(root: Path, images: str, labels: str, stem: str, image: np.ndarray, label: np.ndarray) -> None:
+def write_pair(root: Path, images: str, labels: str, stem: str, image: np.ndarray, label: np.ndarray) -> None:
     for folder, pixels in ((images, image.astype(np.uint8)), (labels, label)):
         (root / folder).mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(root / folder / f"{stem}.png"), pixels)

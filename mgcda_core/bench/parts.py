@@ -13,14 +13,13 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from mgcda_core.config import PRIORS
 from mgcda_core.evaluation.pixel_metrics import PixelMetrics, PixelScores
 from mgcda_core.labels import NORMAL
 from mgcda_core.training.cache import CachedDomain, Manifest
 
-PRIOR = ("entropy", "perceptual", "distance")
-"""Channels of a cache's prior."""
-MAPS = (*PRIOR, "RGB")
-"""Each judged alone; RGB: the mean absolute difference of image and re-synthesis."""
+RGB = "RGB"
+"""The mean absolute difference of image and re-synthesis, judged beside the maps of the prior."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Parts:
     fidelity: float
     """Mean absolute difference of image and re-synthesis on normal pixels, grey levels of 255."""
     scores: dict[str, PixelScores]
-    """Of each of `MAPS`, pooled over all samples."""
+    """Of each map of the cache's prior and of `RGB`, pooled over all samples."""
 
 
 def bench_parts(caches: str, md: Path | None = None) -> None:
@@ -59,19 +58,20 @@ def parts(cache: Path) -> Parts:
     """The figures of one cache, over all its samples; ignored pixels do not count. Raises as `bench_parts`."""
     manifest = Manifest.read(cache)
     domain = CachedDomain(cache, manifest.weights_sha256 if manifest else "")
-    metrics = {name: PixelMetrics("unit") for name in MAPS}
+    names = (*PRIORS[: len(domain[0]["prior"])], RGB)
+    metrics = {name: PixelMetrics("unit") for name in names}
     total, normal = 0.0, 0
     for index in range(len(domain)):
         maps = domain[index]
         label, difference = maps["label"].numpy(), rgb_difference(maps["image"], maps["synthesis"], maps["label"])
-        for name, score in zip(MAPS, (*maps["prior"].float().numpy(), difference), strict=True):
+        for name, score in zip(names, (*maps["prior"].float().numpy(), difference), strict=True):
             metrics[name].update(score, label)
         total += 255 * float(difference[label == NORMAL].sum())
         normal += int((label == NORMAL).sum())
     scores = {name: metric.compute() for name, metric in metrics.items()}
-    if reason := scores["RGB"]["reason"]:
+    if reason := scores[RGB]["reason"]:
         raise ValueError(f"{cache}: there is nothing to compare, {reason}")
-    share = scores["RGB"]["positives"] / scores["RGB"]["pixels"]
+    share = scores[RGB]["positives"] / scores[RGB]["pixels"]
     told = " + ".join(domain.manifest.config.get("truth", ())) or "-"
     return Parts(cache.name, told, len(domain), share, total / normal, scores)
 

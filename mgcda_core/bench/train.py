@@ -245,7 +245,7 @@ def zero_inputs(network: DissimilarityNet, side: int) -> tuple[Tensor, Tensor, T
     """One sample of zeros with square maps, as `DissimilarityNet.forward` takes it."""
     image = torch.zeros(1, 3, network.config.detail * side, network.config.detail * side)
     semantic = network.semantics(torch.zeros(1, side, side, dtype=torch.uint8))
-    return image, image, semantic, torch.zeros(1, 3, side, side)
+    return image, image, semantic, torch.zeros(1, network.config.maps, side, side)
 
 
 def write_made_cache(cache: Path, size: tuple[int, int], detail: int = 1, seed: int = 0) -> Path:

@@ -1,6 +1,8 @@
 """Every dataclass and default of the package; a docstring stands under each field. Sizes are (height, width)."""
 
+from mgcda_core.config.adaptation import AdaptationTraining
 from mgcda_core.config.chain import (
+    PRIORS,
     PROFILES,
     ConfigError,
     DissimilarityConfig,
@@ -9,6 +11,7 @@ from mgcda_core.config.chain import (
     StudentConfig,
     SynthesisConfig,
 )
+from mgcda_core.config.compare import CompareConfig
 from mgcda_core.config.control import PlainTraining
 from mgcda_core.config.data import (
     AnomalyMixConfig,
@@ -16,28 +19,36 @@ from mgcda_core.config.data import (
     CalibrationConfig,
     DataConfig,
     PrepareConfig,
+    SyntheticUnknownConfig,
     VoidClassConfig,
 )
+from mgcda_core.config.dicnet import DicnetTraining
 from mgcda_core.config.evaluation import EvaluationSet, Fpr95Convention, Protocol, ScoreName
+from mgcda_core.config.loop import LoopConfig
+from mgcda_core.config.perturbation import PerturbationConfig
 from mgcda_core.config.training import (
     CaclConfig,
     DissimilarityTraining,
     LadderConfig,
-    LoopConfig,
     MdatConfig,
     OutlierConfig,
     SegmentationTraining,
     SynthesisTraining,
 )
+from mgcda_core.config.unknown import PebalTraining, SyntheticUnknownTraining
 
 __all__ = [
+    "PRIORS",
     "PROFILES",
+    "AdaptationTraining",
     "AnomalyMixConfig",
     "AugmentConfig",
     "CaclConfig",
     "CalibrationConfig",
+    "CompareConfig",
     "ConfigError",
     "DataConfig",
+    "DicnetTraining",
     "DissimilarityConfig",
     "DissimilarityTraining",
     "EvaluationSet",
@@ -46,6 +57,8 @@ __all__ = [
     "LoopConfig",
     "MdatConfig",
     "OutlierConfig",
+    "PebalTraining",
+    "PerturbationConfig",
     "PlainTraining",
     "PrepareConfig",
     "Protocol",
@@ -56,5 +69,7 @@ __all__ = [
     "StudentConfig",
     "SynthesisConfig",
     "SynthesisTraining",
+    "SyntheticUnknownConfig",
+    "SyntheticUnknownTraining",
     "VoidClassConfig",
 ]

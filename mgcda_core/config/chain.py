@@ -11,6 +11,10 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+PRIORS = ("entropy", "perceptual", "distance", "distillation")
+"""The maps of `DissimilarityConfig.prior` in their order: softmax entropy, perceptual difference, softmax distance, and
+the error of a DiCNet student."""
+
 
 class ConfigError(ValueError):
     """A configuration value is out of range; the message names the field and what to do."""
@@ -93,8 +97,9 @@ class DissimilarityConfig:
     """A semantic channel for void (255) beside the classes' (published: void is zero in all)."""
     semantic: bool = True
     """Encode the predicted semantics as a third input."""
-    prior: bool = True
-    """Multiply the fused features by the encoded uncertainty maps."""
+    prior: tuple[Literal["entropy", "perceptual", "distance", "distillation"], ...] = PRIORS[:3]
+    """Maps by whose encoding the fused features are multiplied: entropy, perceptual, distance; these and distillation,
+    the error of DiCNet's student (Zhou et al., arXiv 2112.09908), whose network the chain then holds; or none."""
     correlation: bool = True
     """Prepend the image-synthesis correlation channel at every level."""
     residual: bool = False
@@ -104,6 +109,17 @@ class DissimilarityConfig:
     """Where the semantics modulate the decoder: SPADE layers, or plain convolutions."""
     size: tuple[int, int] = (256, 512)
     """Size (height, width) of semantics, uncertainty maps and logits; both are multiples of 8."""
+
+    def __post_init__(self) -> None:
+        if self.prior not in (PRIORS[:3], PRIORS, ()):
+            raise ConfigError(f"dissimilarity.prior is [{', '.join(self.prior)}]: give [{', '.join(PRIORS[:3])}], "
+                              f"[{', '.join(PRIORS)}] or []")  # fmt: skip
+
+    @property
+    def maps(self) -> int:
+        """Channels of the uncertainty maps the chain computes, whether or not they are encoded: three, or with
+        distillation four."""
+        return max(3, len(self.prior))
 
 
 @dataclass(frozen=True)
@@ -118,7 +134,7 @@ class SegmenterConfig:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     dissimilarity: DissimilarityConfig = field(default_factory=DissimilarityConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
-    """Of score `distillation` alone."""
+    """Of score `distillation`, and of a `dissimilarity.prior` that names distillation."""
     scaling: Literal["fixed", "reference"] = "fixed"
     """Uncertainty maps and resizing: `fixed` scales (a clean road stays low), or `reference` (per-image extrema,
     8-bit steps, nearest down-sampling, spec 1.4), which imported weights need."""
@@ -158,12 +174,23 @@ def _typed_as(default: Any, value: Any, name: str) -> Any:
         if wrong := sorted(value.keys() ^ vars(default).keys()):
             raise ValueError(f"{name} {'has an unknown' if wrong[0] in value else 'lacks the'} field {wrong[0]}")
         return type(default)(**{key: _typed_as(getattr(default, key), entry, key) for key, entry in value.items()})
+    if name == "prior":
+        return _names(default, value)
     if isinstance(default, tuple) and isinstance(value, list) and [type(v) for v in value] == [int, int]:
         return tuple(value)
     if type(value) is type(default) or (type(default) is float and type(value) is int):
         return value
     kind = "two whole numbers" if isinstance(default, tuple) else type(default).__name__
     raise ValueError(f"{name} is {value!r}, not {kind}")
+
+
+def _names(default: Any, value: Any) -> tuple[str, ...]:
+    """The maps of a prior; weights files from before there was a choice say yes or no."""
+    if isinstance(value, bool):
+        return default if value else ()
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise ValueError(f"prior is {value!r}, not a list of names")
 
 
 PROFILES: dict[str, SegmenterConfig] = {

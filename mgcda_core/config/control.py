@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mgcda_core.config.chain import ConfigError
 from mgcda_core.config.data import AnomalyMixConfig, AugmentConfig, DataConfig
 from mgcda_core.config.evaluation import EvaluationSet
-from mgcda_core.config.training import LoopConfig
+from mgcda_core.config.loop import LoopConfig
 
 
 @dataclass(frozen=True)

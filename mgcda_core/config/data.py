@@ -20,6 +20,10 @@ class DataConfig:
     """Folder of Cityscapes as published: leftImg8bit/ and gtFine/."""
     cityscapes_train_ids: str | None = None
     """Folder of Cityscapes frames with train-id labels: images/ and masks/."""
+    gta5: str | None = None
+    """Folder of GTA5 as published: images/ and labels/; all are training scenes."""
+    synthia: str | None = None
+    """Folder of SYNTHIA-RAND-CITYSCAPES as published: RGB/ and GT/LABELS/; all are training scenes."""
     rendered: int = 0
     """Number of procedurally drawn scenes (seeds 0, 1, ...; the demo's seeds start at 1 000 000). They hold no void, so
     VoidClass has none of them."""
@@ -34,9 +38,9 @@ class DataConfig:
     """Folder of Pascal VOC as published, objects to paste: JPEGImages/ and SegmentationObject/."""
 
     def __post_init__(self) -> None:
-        if not (self.camvid or self.idd_lite or self.cityscapes or self.cityscapes_train_ids or self.rendered):
-            raise ConfigError("data names no scenes: set data.camvid, data.idd_lite, data.cityscapes, "
-                              "data.cityscapes_train_ids or data.rendered")  # fmt: skip
+        sets = ("camvid", "idd_lite", "cityscapes", "cityscapes_train_ids", "gta5", "synthia", "rendered")
+        if not any(getattr(self, name) for name in sets):
+            raise ConfigError(f"data names no scenes: set one of data.{', data.'.join(sets)}")
 
 
 @dataclass(frozen=True)
@@ -136,14 +140,42 @@ class AnomalyMixConfig:
 
 
 @dataclass(frozen=True)
+class SyntheticUnknownConfig:
+    """Synthetic-unknown, domain U: a region of a scene, moved to where the segmentation network is less sure of it.
+
+    Masked gradient update (Lu et al., arXiv 2111.14343). Reconstruction: see spec 7, seed 002.
+    """
+
+    min_area: int = 500
+    """Smallest region, in pixels of a 1024x2048 image (scaled to the image's own area)."""
+    max_share: float = 0.2
+    """Largest region, as a share of the image."""
+    whole: float = 0.5
+    """Chance that the region is all of a class; else it is one 8-connected part of it."""
+    steps: int = 5
+    """K, gradient steps."""
+    step: int = 2
+    """eta, grey levels (of 255) a pixel moves each step."""
+    budget: int = 8
+    """Grey levels a pixel may move in all."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "step", "budget"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"unknown.{name} is {getattr(self, name)}: it must be 1 or more")
+        if self.min_area < 0 or not 0 < self.max_share <= 1 or not 0 <= self.whole <= 1:
+            raise ConfigError("unknown.min_area must be 0 or more, unknown.max_share and unknown.whole from 0 to 1")
+
+
+@dataclass(frozen=True)
 class PrepareConfig:
     """`mgcda prepare`: the frozen networks once over a domain."""
 
     data: DataConfig
     weights: str
     """Weights file (or run folder) with the trained segmentation and synthesis networks."""
-    domain: Literal["void_class", "anomaly_mix"] = "anomaly_mix"
-    """V or A."""
+    domain: Literal["void_class", "anomaly_mix", "synthetic_unknown"] = "anomaly_mix"
+    """V, A or U."""
     split: Literal["train", "val"] = "train"
     """val takes other scenes and other objects."""
     copies: int = 1
@@ -159,6 +191,7 @@ class PrepareConfig:
     """`augment.size` is the size of the composite the frozen networks see."""
     void: VoidClassConfig = field(default_factory=VoidClassConfig)
     mix: AnomalyMixConfig = field(default_factory=AnomalyMixConfig)
+    unknown: SyntheticUnknownConfig = field(default_factory=SyntheticUnknownConfig)
     truth: tuple[Literal["semantics", "background"], ...] = ()
     """What the frozen networks are told instead of finding it, to see the ceiling of each part (anomaly_mix alone):
     `semantics`, the classes behind the pasted anomalies; `background`, the picture without them as the re-synthesis."""

@@ -9,7 +9,9 @@ from mgcda_core.config.chain import ConfigError
 
 Protocol = Literal["fishyscapes", "smiyc", "synboost", "dicnet"]
 Fpr95Convention = Literal["first_ge", "nearest", "smiyc"]
-ScoreName = Literal["model", "ensemble", "msp", "maxlogit", "entropy", "energy", "sml", "distance", "perceptual"]
+ScoreName = Literal[
+    "model", "ensemble", "msp", "maxlogit", "entropy", "energy", "sml", "distance", "perceptual", "dicnet"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,59 +8,8 @@ from typing import Literal
 from mgcda_core.config.chain import PROFILES, ConfigError, DissimilarityConfig, SegmenterConfig
 from mgcda_core.config.data import AnomalyMixConfig, AugmentConfig, DataConfig
 from mgcda_core.config.evaluation import EvaluationSet
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """The training loop's own settings."""
-
-    steps: int = 4000
-    """Optimiser steps."""
-    batch: int = 16
-    """Images a step, over all processes."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW (Adam, where `weight_decay` is 0)."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of its two moments."""
-    weight_decay: float = 1e-4
-    """Decoupled weight decay."""
-    schedule: Literal["poly", "plateau"] = "poly"
-    """Learning rate: warm-up and poly decay, or halved when the validation loss has not improved for ten validations
-    (as SynBoost, which validates once an epoch)."""
-    warmup: int = 100
-    """Steps of linear warm-up; then poly decay with power `power`."""
-    power: float = 0.9
-    """Power of the poly decay to zero."""
-    clip: float = 5.0
-    """Largest gradient norm; 0 = no limit."""
-    ema: float = 0.998
-    """Decay of the exponential moving average of the weights, which is what gets exported; 0 = none."""
-    workers: int = 2
-    """Processes that load data."""
-    seed: int = 0
-    """Seeds initialisation, sampling and augmentation."""
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
-    """Arithmetic of the forward and backward pass."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes the GPU if there is one."""
-    log_every: int = 20
-    """Steps between lines of metrics.csv."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-    validate_every: int = 0
-    """Steps between validations; the weights of the best one are exported. 0 = the last weights, never validated
-    before."""
-    pictures_every: int = 0
-    """Steps between sample pictures (RUN/pictures/); 0 = none."""
-    minutes: float = 0.0
-    """Stop after this many minutes, with a checkpoint to resume from and the weights of that moment; 0 = no limit."""
-
-    def __post_init__(self) -> None:
-        if self.schedule == "plateau" and not self.validate_every:
-            raise ConfigError("loop.schedule plateau needs loop.validate_every")
-        for name in ("batch", "log_every", "checkpoint_every", "lr"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"loop.{name} is {getattr(self, name)}: it must be above 0")
+from mgcda_core.config.loop import LoopConfig
+from mgcda_core.config.perturbation import PerturbationConfig
 
 
 @dataclass(frozen=True)
@@ -232,7 +181,10 @@ class CaclConfig:
 
 @dataclass(frozen=True)
 class DissimilarityTraining:
-    """`mgcda train dissimilarity`: on the caches `mgcda prepare` makes."""
+    """`mgcda train dissimilarity`: on the caches `mgcda prepare` makes.
+
+    How the two domains are aligned is which of `mdat` and `perturbation` are set: one, both or none.
+    """
 
     weights: str
     """Weights file (or run folder) with the frozen segmentation and synthesis networks the caches were made by."""
@@ -257,19 +209,29 @@ class DissimilarityTraining:
     vgg16: str | None = None
     """torchvision's ImageNet weights (vgg16-397923af.pth) the image encoder starts from, as published; needs
     dissimilarity.width 1. None starts from random weights."""
+    synthetic_unknown: str | None = None
+    """Cache of domain U, synthetic-unknown's, as a third one. Ours: the paper has two domains. What aligns or contrasts
+    domains then sets V against the others, A and U together."""
     mdat: MdatConfig | None = None
     """Domain adversarial training; needs both domains."""
+    perturbation: PerturbationConfig | None = None
+    """Invariance to pointwise feature perturbations instead of, or beside, MDAT; needs both domains."""
     cacl: CaclConfig | None = None
     """Contrastive learning; needs both domains."""
     loop: LoopConfig = field(default_factory=LoopConfig)
     """Its batch is shared equally by the domains: 8 is 4 + 4."""
 
     def __post_init__(self) -> None:
-        domains = [d for d in (self.void_class, self.anomaly_mix) if d]
+        domains = self.domains
         if not domains:
             raise ConfigError("no training domain: set void_class, anomaly_mix or both to caches of mgcda prepare")
-        if (self.mdat or self.cacl) and len(domains) < 2:
-            raise ConfigError("mdat and cacl align two domains: set void_class and anomaly_mix")
+        if (self.mdat or self.perturbation or self.cacl) and not (self.void_class and len(domains) > 1):
+            raise ConfigError("mdat, perturbation and cacl align two domains: set void_class and anomaly_mix")
+        if self.mdat and self.perturbation and (self.mdat.lr, self.mdat.betas) != (
+            self.perturbation.lr, self.perturbation.betas,
+        ):  # fmt: skip
+            raise ConfigError("the domain classifiers of mdat and perturbation share one optimiser: give both the same "
+                              "lr and betas")  # fmt: skip
         if self.loop.validate_every and not self.validation:
             raise ConfigError("loop.validate_every needs caches to judge by: set validation")
         if self.entropy_weights and not self.validation:
@@ -277,9 +239,15 @@ class DissimilarityTraining:
         if not all(0 <= weight <= 1 for weight in self.entropy_weights):
             raise ConfigError(f"entropy_weights are {self.entropy_weights}: they must lie in [0, 1]")
         if self.loop.batch % len(domains):
-            raise ConfigError(f"loop.batch is {self.loop.batch}: it must be even, half of each domain")
+            raise ConfigError(f"loop.batch is {self.loop.batch}: it must be a multiple of {len(domains)}, with "
+                              "as many images of each domain")  # fmt: skip
         if self.crop and (self.crop[0] % 8 or self.crop[1] % 8):
             raise ConfigError(f"crop is {self.crop}: height and width must be multiples of 8")
+
+    @property
+    def domains(self) -> list[str]:
+        """The caches that are trained on, V first if it is among them."""
+        return [path for path in (self.void_class, self.anomaly_mix, self.synthetic_unknown) if path]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mgcda_core.data.coco import load_coco_objects
 from mgcda_core.data.cutouts import Cutout, load_cutouts
 from mgcda_core.data.fishyscapes import load_fishyscapes_lost_and_found, load_fishyscapes_static
 from mgcda_core.data.folder import LabelledFolder, LabelledPairs
+from mgcda_core.data.gta5 import Gta5Scenes, load_gta5
 from mgcda_core.data.idd import load_idd_lite
 from mgcda_core.data.lost_and_found import load_lost_and_found
 from mgcda_core.data.pascal_voc import load_pascal_voc_objects
@@ -26,7 +27,8 @@ from mgcda_core.data.road_anomaly import load_road_anomaly
 from mgcda_core.data.sample import DataError, Scene, Scenes
 from mgcda_core.data.smiyc import load_smiyc_anomaly, load_smiyc_obstacle
 from mgcda_core.data.streethazards import load_streethazards
-from mgcda_core.labels import ANOMALY, CAMVID_NAMES, IDD_LITE_NAMES, IGNORE, NORMAL, TRAIN_NAMES, TRAIN_TO_LABEL_ID
+from mgcda_core.data.synthia import load_synthia
+from mgcda_core.labels import ANOMALY, IGNORE, NORMAL, OWN_NAMES, TRAIN_COLOURS, TRAIN_NAMES, TRAIN_TO_LABEL_ID
 
 Values = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 Progress = Callable[[str], None]
@@ -40,6 +42,8 @@ WITH_SPLITS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 }
 WITHOUT_SPLITS: dict[str, Callable[[Path], Any]] = {
     "cityscapes_train_ids": load_cityscapes_train_ids,
+    "gta5": load_gta5,
+    "synthia": load_synthia,
     "cutouts": load_cutouts,
     "pascal_voc": load_pascal_voc_objects,
     "fishyscapes_lost_and_found": load_fishyscapes_lost_and_found,
@@ -61,12 +65,6 @@ BACKGROUND, INK, GREY = (24, 26, 30), (235, 235, 235), 128
 MOSTLY = 0.9
 """Share of a scene from which its void is worth a warning."""
 VOID, VOID_OBJECT, ANOMALOUS = (0, 0, 0), (0, 255, 255), (255, 40, 40)
-TRAIN_COLOURS = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
-    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
-    (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
-)  # fmt: skip
-"""Cityscapes' RGB colours of the train ids."""
 
 
 def check(
@@ -202,10 +200,11 @@ def _names(data: Scenes | LabelledPairs) -> dict[int, str]:
         stored = {label: sorted(v for v, meant in data.meaning.items() if meant == label) for label in (0, 1, IGNORE)}
         words = {NORMAL: "normal", ANOMALY: "anomaly", IGNORE: "ignored"}
         return {label: f"{words[label]}, stored as {_ranges(values)}" for label, values in stored.items() if values}
-    if isinstance(data, CityscapesScenes):
+    if isinstance(data, CityscapesScenes | Gta5Scenes):
         known = {label_id: TRAIN_NAMES[i] for i, label_id in enumerate(TRAIN_TO_LABEL_ID)}
-        return dict(sorted({**known, **VOID_NAMES, IGNORE: "void"}.items()))
-    names = {"camvid": CAMVID_NAMES, "idd-lite": IDD_LITE_NAMES}.get(data.name, TRAIN_NAMES)
+        plate = {34: "license plate"} if isinstance(data, Gta5Scenes) else {}
+        return dict(sorted({**known, **VOID_NAMES, **plate, IGNORE: "void"}.items()))
+    names = OWN_NAMES.get(data.name, TRAIN_NAMES)
     return {**dict(enumerate(names)), IGNORE: "void"}
 
 

@@ -61,10 +61,14 @@ class Scenes:
     def __getitem__(self, index: int) -> Scene:
         """Reads one scene; raises DataError naming the file if it is unreadable, mis-sized or wrongly labelled."""
         image_path, label_path = self.pairs[index]
-        image, raw = read_rgb(image_path), read_label(label_path)
+        image, raw = read_rgb(image_path), self.read_label(label_path)
         check_label(raw, label_path, image, len(self.classes), self.name)
         label = np.where(np.isin(raw, [v for v, ids in enumerate(self.classes) if not ids]), IGNORE, raw)
         return Scene(image, label.astype(np.uint8), f"{self.name}/{image_path.stem}", raw)
+
+    def read_label(self, path: Path) -> np.ndarray:
+        """Label file -> the set's own class numbers uint8 [H, W]; sets of another format override it."""
+        return read_label(path)
 
     def train_id_table(self) -> np.ndarray:
         """bool [256, 19]: which train ids a label value may be; all False for void."""

@@ -73,7 +73,7 @@ def evaluate_command(
             Its paths start where the command runs.
         weights: comma list of shipped names, .safetensors paths or https urls.
         score: comma list of model (the whole chain), ensemble, msp, maxlogit, entropy, energy, sml, distance,
-            perceptual.
+            perceptual, dicnet.
         anomaly_values: comma list of the mask values that mean anomaly.
         ignore_values: comma list of the mask values that are not counted.
         normal_values: comma list of the mask values that mean normal; any other value is an error.

@@ -4,6 +4,7 @@ model        the chain's logits, as the node masks them
 ensemble     0.75 x anomaly probability + 0.25 x entropy (SynBoost's, spec 1.8)
 perceptual   the perceptual difference of image and re-synthesis alone, as the comparison sees it
 distance     the softmax distance alone, as the comparison sees it
+dicnet       the error of a DiCNet student, of any file that holds one beside its segmentation network
 msp, maxlogit, entropy, energy, sml   baselines of any segmentation network (spec 7); a file with nothing else will do
 """
 
@@ -13,7 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -71,7 +72,8 @@ def open_scorer(
 
     `weights` is what `load_weights` takes. `sml_images`, which `sml` needs and no other score reads, is a folder of
     images without anomalies, subfolders included. Raises as `predictor.load` and `load_weights`; ConfigError for an
-    unknown score or `sml` without images; WeightsError if a score of the chain is asked of a part of the chain.
+    unknown score or `sml` without images; WeightsError if a score of the chain is asked of a part of the chain, or
+    `dicnet` of weights without a student.
     """
     if score not in get_args(ScoreName):
         raise ConfigError(f"score is {score!r}; it must be one of {', '.join(get_args(ScoreName))}")
@@ -81,7 +83,7 @@ def open_scorer(
         )
     if score in SEGMENTATION_SCORES:
         return _of_segmentation(weights, score, device, sml_images)
-    return _of_chain(weights, score, device)
+    return _of_student(weights, device) if score == "dicnet" else _of_chain(weights, score, device)
 
 
 def _of_chain(weights: str | Path, score: ScoreName, device: str) -> tuple[Scorer, str]:
@@ -140,6 +142,24 @@ def _of_segmentation(weights: str | Path, score: ScoreName, device: str, sml_ima
 
     mode = "unit" if score in UNIT_SCORES else "logits"
     return Scorer(values, lambda image: _classes(network, image), parallel, mode), network.sha256
+
+
+def _of_student(weights: str | Path, device: str) -> tuple[Scorer, str]:
+    from mgcda_core.inference.torch_backend import TorchBackend
+    from mgcda_core.weights.resolve import WeightsError, load_weights
+
+    loaded = load_weights(weights)
+    own = {k: v for k, v in loaded.state.items() if k.startswith(("segmentation.", "student."))}
+    if not any(k.startswith("student.") for k in own):
+        raise WeightsError(f"{loaded.path} holds no student, whose error is score dicnet: distil one from it with "
+                           "mgcda train dicnet")  # fmt: skip
+    network = TorchBackend(replace(loaded, state=own, config=replace(loaded.config, score="distillation")), device)
+
+    def values(image: np.ndarray) -> np.ndarray:
+        return _resized(network.student_error(image), image).cpu().numpy()
+
+    parallel = side_by_side(network.device, network.config)
+    return Scorer(values, lambda image: _classes(network, image), parallel, "logits"), network.sha256
 
 
 def _statistics(network: TorchSegmentation, folder: Path, parallel: bool) -> MaxLogitStatistics:

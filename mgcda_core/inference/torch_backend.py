@@ -15,11 +15,14 @@ from mgcda_core.inference.encodings import MAX_SIDE, MIN_SIDE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
 from mgcda_core.models.chain import Chain, build_chain
 from mgcda_core.models.closed_set_segmenter import ClosedSetSegmenter
+from mgcda_core.models.direct_segmenter import DirectSegmenter
 from mgcda_core.models.loading import load_strict
 from mgcda_core.weights.resolve import Weights, WeightsError
 
 Mode = Literal["eager", "compile", "cudagraph"]
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
+MOST_SHAPES = 4
+"""Batch shapes whose CUDA graph is kept: several cameras, alone and together."""
 
 
 class TorchBackend:
@@ -106,9 +109,15 @@ class TorchBackend:
     def prior(self, image: np.ndarray) -> Tensor:
         """uint8 [H, W, 3] RGB -> entropy, perceptual difference, distance as the comparison sees them.
 
-        float32 [1, 3, h, w] in [0, 1] at the dissimilarity's working size.
+        float32 [1, 3, h, w] in [0, 1] at the dissimilarity's working size; with a student its error is a fourth.
         """
         return self.whole_chain("a map of the prior").stages(_batch(image, self._device)).prior
+
+    @torch.inference_mode()
+    def student_error(self, image: np.ndarray) -> Tensor:
+        """uint8 [H, W, 3] RGB -> error float32 [1, h, w] of a DiCNet student; of score distillation alone."""
+        assert isinstance(self.model, DirectSegmenter)
+        return self.model.student_error(_batch(image, self._device))[:, 0]
 
     @torch.inference_mode()
     def segmentation_logits(self, image: np.ndarray) -> Tensor:
@@ -164,7 +173,7 @@ def _variant(predict: Predict, mode: Mode, device: torch.device) -> Predict:
 
 
 class _Recorded:
-    """`predict` as a CUDA graph of the last batch shape; what it returns holds until the next call.
+    """`predict` as CUDA graphs of the last `MOST_SHAPES` batch shapes; what it returns holds until the next call.
 
     It was not run on a GPU yet.
     """
@@ -173,29 +182,32 @@ class _Recorded:
         if device.type != "cuda":
             raise ValueError(f"backend torch-cudagraph runs on a GPU only, the device is {device}: take backend torch")
         self._predict = predict
-        self._graph: torch.cuda.CUDAGraph | None = None
         self._stream = torch.cuda.Stream(device)
-        self._batch: Tensor
-        self._answer: tuple[Tensor, Tensor]
+        self._kept: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]] = {}
 
     def __call__(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        if self._graph is None or self._batch.shape != batch.shape:
-            self._graph = self._record(batch)
-        self._batch.copy_(batch)
-        self._graph.replay()
-        return self._answer
+        shape = tuple(batch.shape)
+        kept = self._kept.pop(shape, None)
+        if kept is None:
+            while len(self._kept) >= MOST_SHAPES:  # the one that rested longest makes room, its memory first
+                del self._kept[next(iter(self._kept))]
+            kept = self._record(batch)
+        self._kept[shape] = kept
+        graph, held, answer = kept
+        held.copy_(batch)
+        graph.replay()
+        return answer
 
-    def _record(self, batch: Tensor) -> torch.cuda.CUDAGraph:
-        self._graph = None  # its memory goes before the next one's comes
-        self._batch = batch.clone()
+    def _record(self, batch: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]:
+        held = batch.clone()
         self._stream.wait_stream(torch.cuda.current_stream(batch.device))
         with torch.cuda.stream(self._stream):  # what a first run allocates and picks is not to be recorded
-            self._predict(self._batch)
+            self._predict(held)
         torch.cuda.current_stream(batch.device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            self._answer = self._predict(self._batch)
-        return graph
+            answer = self._predict(held)
+        return graph, held, answer
 
 
 def _batch(image: np.ndarray, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from mgcda_core.models import resize, uncertainty
 from mgcda_core.models.closed_set_segmenter import ClosedSetSegmenter, shrinks
 from mgcda_core.models.dissimilarity import DissimilarityNet
 from mgcda_core.models.encoders import Vgg19Slices
+from mgcda_core.models.student import Student, distilled_channels
 from mgcda_core.models.synthesis import Generator, StyleEncoder, label_maps
 
 _LEAST = 1e-6
@@ -56,7 +57,8 @@ class Stages(Resynthesis):
     semantic: Tensor
     """float32 [B, 19 or 20, h, w], one-hot predicted classes."""
     prior: Tensor
-    """float32 [B, 3, h, w] in [0, 1]: entropy, perceptual difference, distance."""
+    """float32 [B, 3, h, w] in [0, 1]: entropy, perceptual difference, distance; [B, 4, h, w] with a student, whose
+    error d is the last channel as d / (1 + d)."""
     perceptual_raw: Tensor
     """float32 [B, 1, h, w]: the perceptual difference before any per-image scaling."""
 
@@ -64,8 +66,9 @@ class Stages(Resynthesis):
 class AnomalySegmenter(ClosedSetSegmenter):
     """Segmentation -> synthesis -> uncertainty -> dissimilarity (SynBoost's chain, which MGCDA trains; spec 1.0).
 
-    Holds `segmentation`, `generator`, `style_encoder`, `dissimilarity` and, with `perceptual: vgg19`, `perceptual`.
-    Only the dissimilarity network is trained by MGCDA; `stages` runs the frozen part, `compare` the trained one.
+    Holds `segmentation`, `generator`, `style_encoder`, `dissimilarity`, with `perceptual: vgg19` `perceptual`, and
+    with distillation in the prior `student`. Only the dissimilarity network is trained by MGCDA; `stages` runs the
+    frozen part, `compare` the trained one.
     """
 
     def __init__(self, config: SegmenterConfig) -> None:
@@ -77,6 +80,9 @@ class AnomalySegmenter(ClosedSetSegmenter):
         self.dissimilarity = DissimilarityNet(config.dissimilarity, config.segmentation.num_classes)
         if config.perceptual == "vgg19":
             self.perceptual = uncertainty.PerceptualDifference(Vgg19Slices())
+        self._distils = "distillation" in config.dissimilarity.prior
+        if self._distils:
+            self.student = Student(config.student, distilled_channels(self.segmentation))
 
     def forward(self, image: Tensor) -> Tensor:
         """Anomaly logits of a batch of images.
@@ -145,7 +151,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
     def _fixed_stages(self, image: Tensor, made: Resynthesis | None, semantics: Tensor | None) -> Stages:
         size, detail = self.config.dissimilarity.size, self.config.dissimilarity.detail
         resized = self.resized(image)
-        logits, features = self._logits_and_features(resized)
+        logits, features, surprise = self._segmented(resized)
         labels = _overridden(logits.argmax(1), semantics)
         fine = (detail * size[0], detail * size[1])
         if made is None:
@@ -159,7 +165,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
             made = Resynthesis(maps36, mu, logvar, generated, synthesis, again)
         difference = uncertainty.cosine_difference(features, made.features, size)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="fixed")
-        prior = torch.cat([entropy, difference, distance], 1)
+        prior = torch.cat([entropy, difference, distance, *surprise], 1)
         return Stages(
             made.maps36, made.mu, made.logvar, made.generated, made.synthesis, made.features, resized, logits,
             labels, entropy, distance, _resize(resized / 255, fine), self.dissimilarity.semantics(labels), prior,
@@ -173,14 +179,22 @@ class AnomalySegmenter(ClosedSetSegmenter):
         image's size.
         """
         resized = self.resized(image)
-        return self._synthesis_inputs(resized, self._logits_and_features(resized)[0].argmax(1))
+        return self._synthesis_inputs(resized, self._segmented(resized)[0].argmax(1))
 
-    def _logits_and_features(self, resized: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Of the image in 0..255 at the segmentation's size: logits [B, 19, h, w] and the encoder's maps, one pass."""
-        logits, features = self.segmentation.logits_and_features(  # pyright: ignore[reportCallIssue]
-            self.segmentation_input(resized), self.config.dissimilarity.size
-        )
-        return self.classes_of(logits).float(), features
+    def _segmented(self, resized: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Of the image in 0..255 at the segmentation's size, in one pass: logits [B, 19, ., .] (see `Stages`), the
+        encoder's maps (none with reference scaling), and with a student the fourth map of the prior."""
+        x, size = self.segmentation_input(resized), self.config.dissimilarity.size
+        network, fixed, surprise = self.segmentation, self.config.scaling == "fixed", []
+        if self._distils:
+            logits, features, distilled = network.outputs(x, size if fixed else None)  # pyright: ignore[reportCallIssue]
+            error = _resize(self.student(x, distilled), size)
+            surprise = [error / (1 + error)]
+        elif fixed:
+            logits, features = network.logits_and_features(x, size)  # pyright: ignore[reportCallIssue]
+        else:
+            logits, features = network(x), []
+        return self.classes_of(logits).float(), features, surprise
 
     def _synthesis_inputs(self, resized: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         (height, width), detail = self.config.synthesis.size, self.config.synthesis.detail
@@ -191,7 +205,7 @@ class AnomalySegmenter(ClosedSetSegmenter):
         """The published arithmetic, 8-bit steps and nearest down-sampling included (spec 1.1 to 1.6)."""
         size = self.config.dissimilarity.size
         resized = self.resized(image)
-        logits = self.classes_of(self.segmentation(self.segmentation_input(resized))).float()
+        logits, _, surprise = self._segmented(resized)
         labels = _overridden(logits.argmax(1), semantics)
         entropy, distance = uncertainty.uncertainty_maps(logits, scaling="reference")
         if made is None:
@@ -204,7 +218,12 @@ class AnomalySegmenter(ClosedSetSegmenter):
         small = resize.resize_nearest(resized, size) / 255
         raw = self.perceptual(self.normalise(small), self.normalise(made.synthesis)).float()
         prior = torch.cat(
-            [resize.resize_nearest(entropy, size), uncertainty.minmax_8bit(raw), resize.resize_nearest(distance, size)],
+            [
+                resize.resize_nearest(entropy, size),
+                uncertainty.minmax_8bit(raw),
+                resize.resize_nearest(distance, size),
+                *surprise,
+            ],
             1,
         )
         return Stages(

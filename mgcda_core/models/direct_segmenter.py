@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mgcda_core.config import SegmenterConfig
 from mgcda_core.models.closed_set_segmenter import ClosedSetSegmenter
-from mgcda_core.models.student import Student
+from mgcda_core.models.student import Student, distilled_channels
 
 ENERGY_MARGINS = (-12.0, -6.0)
 """PEBAL trains the free energy of the known below the first, of outliers above the second; between them lies 0.5."""
@@ -51,15 +51,13 @@ class DirectSegmenter(ClosedSetSegmenter):
         score = F.interpolate(raw, size, mode="bilinear", align_corners=False)[:, 0]
         return score, classes.argmax(1).to(torch.uint8)
 
+    def student_error(self, image: Tensor) -> Tensor:
+        """Error of the student float32 [B, 1, h, w] >= 0 on uint8 [B, 3, H, W] RGB, at the features' resolution.
 
-def distilled_channels(segmentation: torch.nn.Module) -> int:
-    """Channels of the features a student of this network regresses."""
-    with torch.no_grad():
-        x = torch.zeros(1, 3, 64, 128)
-        mode = segmentation.training
-        channels = segmentation.eval().outputs(x)[2].shape[1]  # pyright: ignore[reportCallIssue]
-        segmentation.train(mode)
-    return channels
+        Of score `distillation` alone, whose logit is its logarithm.
+        """
+        x = self.segmentation_input(self.resized(image))
+        return self.student(x, self.segmentation.outputs(x)[2])  # pyright: ignore[reportCallIssue]
 
 
 def blurred(energy: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class DissimilarityNet(nn.Module):
                 semantic_channels, scaled(_SEMANTIC, config.width), config.stem_kernel
             )
         if config.prior:
-            self.prior_encoder = StridedEncoder(3, c[0], config.stem_kernel)
+            self.prior_encoder = StridedEncoder(len(config.prior), c[0], config.stem_kernel)
         extra = config.correlation_groups if config.correlation else 0
         self.conv1 = _conv_selu(c[3] + extra, c[2])
         self.conv12 = _conv_selu(c[2] + c[2] + extra, c[2])
@@ -83,8 +83,8 @@ class DissimilarityNet(nn.Module):
         """Logits [B, 2, h, w], class 1 = anomaly.
 
         image, synthesis [B, 3, d h, d w] ImageNet-normalised, d = `config.detail`; semantic as `semantics` makes it;
-        prior [B, 3, h, w] in [0, 1], in the order entropy, perceptual difference, distance. Raises ValueError if h or
-        w is no multiple of 8, or the images do not have d times the size.
+        prior [B, `config.maps`, h, w] in [0, 1], in the order of `PRIORS`. Raises ValueError if h or w is no multiple
+        of 8, or the images do not have d times the size.
         """
         return self.features(image, synthesis, semantic, prior)[0]
 
@@ -120,14 +120,19 @@ class DissimilarityNet(nn.Module):
             raise ValueError(f"DissimilarityNet needs images of {detail} x the maps' {height} x {width}, got "
                              f"{image.shape[-2]} x {image.shape[-1]}")  # fmt: skip
         levels = self._fuse(image, synthesis, semantic, prior)
+        logits, decoder_feature = self.decode(levels, semantic, prior)
+        return logits, levels, decoder_feature
+
+    def decode(self, levels: list[Level], semantic: Tensor, prior: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and decoder feature of the levels `pyramid` gives, or of changed ones; semantic and prior as there."""
         # An instance norm follows every convolution from here on, so their gradients are small differences of large
         # sums, which bfloat16 rounds away: trainings ran off with gradients of 1e5 and more (docs/ladder.md).
-        with torch.autocast(image.device.type, enabled=False) if self.training else nullcontext():
+        with torch.autocast(semantic.device.type, enabled=False) if self.training else nullcontext():
             logits, decoder_feature = self._decode(levels, semantic)
             if self.config.residual:
                 start = self.certainty(torch.logit(prior[:, :1].float(), eps=_LEAST_ENTROPY))
                 logits = torch.cat([logits[:, :1], logits[:, 1:] + start], 1)
-        return logits, levels, decoder_feature
+        return logits, decoder_feature
 
     def _decode(self, levels: list[Level], semantic: Tensor) -> tuple[Tensor, Tensor]:
         if self.training:

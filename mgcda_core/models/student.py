@@ -40,3 +40,13 @@ class Student(nn.Module):
         if tuple(own.shape[-2:]) == tuple(size):
             return own
         return F.interpolate(own, tuple(size), mode="bilinear", align_corners=False)
+
+
+def distilled_channels(segmentation: nn.Module) -> int:
+    """Channels of the features a student of this network regresses."""
+    with torch.no_grad():
+        x = torch.zeros(1, 3, 64, 128)
+        mode = segmentation.training
+        channels = segmentation.eval().outputs(x)[2].shape[1]  # pyright: ignore[reportCallIssue]
+        segmentation.train(mode)
+    return channels

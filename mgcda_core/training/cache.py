@@ -28,11 +28,16 @@ from mgcda_core.models.dissimilarity import DissimilarityNet
 FORMAT = 1
 MAPS = ("image", "synthesis", "semantic", "prior", "label")
 """image, synthesis uint8 [3, d h, d w], d the network's `detail`; semantic uint8 [h, w] train
-ids; prior float16 [3, h, w] in [0, 1] (entropy, perceptual difference, distance); label uint8 [h, w] in {0, 1, 255}."""
+ids; prior float16 [3, h, w] in [0, 1] (entropy, perceptual difference, distance), [4, h, w] of a chain with a student
+(its error last); label uint8 [h, w] in {0, 1, 255}."""
 GENERATOR = 1
 """Raised whenever the same configuration would give other composites."""
 _MAY_CHANGE = ("device", "weights")
 """Not what was computed, or, for the weights' path, said better by their sum."""
+_OF_DOMAIN = {"void_class": "void", "anomaly_mix": "mix", "synthetic_unknown": "unknown"}
+"""The field each domain alone reads."""
+_LATER_SETS = ("gta5", "synthia")
+"""Sets of `data` that came after the first caches, which have none of them."""
 
 
 class StaleCacheError(DataError):
@@ -52,10 +57,11 @@ class Manifest:
     @staticmethod
     def of(config: PrepareConfig, weights_sha256: str, samples: int) -> Manifest:
         """The manifest `config` will have."""
-        unused = "mix" if config.domain == "void_class" else "void"
-        kept = {k: v for k, v in asdict(config).items() if k not in (*_MAY_CHANGE, unused)}
+        unused = [name for domain, name in _OF_DOMAIN.items() if domain != config.domain]
+        kept = {k: v for k, v in asdict(config).items() if k not in (*_MAY_CHANGE, *unused)}
         if not config.truth:  # caches from before there was such a field stay valid
             del kept["truth"]
+        kept["data"] = {k: v for k, v in kept["data"].items() if v is not None or k not in _LATER_SETS}
         plain = json.loads(json.dumps({"generator": GENERATOR, **kept}))
         digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
         return Manifest(plain, digest, weights_sha256, samples, -(-samples // config.shard))

@@ -2,7 +2,8 @@
 
 One step: 4 V + 4 A -> one forward pass with features -> weighted cross entropy + confusion losses (classifiers frozen)
 + contrastive loss -> step of network and projector -> the classifiers' own losses on detached maps -> their step
-(eq. 4; spec appendix B). Classifiers and projector are never exported.
+(eq. 4; spec appendix B). Classifiers and projector are never exported. `perturbation` aligns the domains instead of
+MDAT, or beside it: the decoder is made invariant to perturbations of the deepest encoder feature.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from mgcda_core.data.sample import DataError
 from mgcda_core.labels import ANOMALY, IGNORE, NORMAL
 from mgcda_core.methods import mdat
 from mgcda_core.methods.cacl import Cacl, generator_for
-from mgcda_core.models.dissimilarity import DissimilarityNet
+from mgcda_core.methods.feature_perturbation import Perturbation, PerturbationLosses
+from mgcda_core.models.dissimilarity import DissimilarityNet, Level
 from mgcda_core.training.cache import CachedDomain, StaleCacheError, network_inputs
 from mgcda_core.training.domain_samples import DomainSamples
 from mgcda_core.training.held_out import operating_points, validate, write_picture
@@ -34,7 +36,9 @@ from mgcda_core.training.run import is_first_process, start_run
 from mgcda_core.weights.resolve import load_weights, save_weights
 
 V = 0
-"""Index of domain V where there are two."""
+"""Index of domain V where there are several."""
+DEEPEST = 3
+"""The encoder level whose fused feature is perturbed."""
 
 
 class DissimilarityObjective(Objective):
@@ -48,12 +52,18 @@ class DissimilarityObjective(Objective):
         self.config = config
         self.register_buffer("class_weights", class_weights)
         channels = feature_channels(network)
+        self.mdat = self.perturbation = None
         if config.mdat is not None:
             levels = range(4) if config.mdat.level == "multi" else [int(config.mdat.level) - 1]
             correlation = network.config.correlation_groups if config.mdat.with_correlation else 0
             seen = [channels[k] + correlation for k in levels]
-            self.adversary = mdat.Mdat(seen, config.mdat)
+            self.mdat = mdat.Mdat(seen, config.mdat)
             self.adversary_lr, self.adversary_betas = config.mdat.lr, config.mdat.betas
+        if config.perturbation is not None:
+            self.perturbation = Perturbation(channels[DEEPEST], config.perturbation)
+            self.adversary_lr, self.adversary_betas = config.perturbation.lr, config.perturbation.betas
+        against = [method for method in (self.mdat, self.perturbation) if method is not None]
+        self.adversary = nn.ModuleList(against) if len(against) > 1 else next(iter(against), None)
         if config.cacl is not None:
             self.assistant = Cacl(channels[0], config.cacl)
 
@@ -67,25 +77,47 @@ class DissimilarityObjective(Objective):
         domain: Tensor,
         number: Tensor,
     ) -> dict[str, Tensor]:
-        """What `DomainSamples` gives, stacked -> "loss", "adversary" with MDAT, and figures for the log."""
+        """What `DomainSamples` gives, stacked -> "loss", with MDAT or perturbations "adversary", and a log."""
         label, in_v = label.long(), domain == V
-        logits, levels, decoder_feature = self.network.pyramid(
-            *network_inputs(self.network, image, synthesis, semantic, prior)
-        )
+        inputs = network_inputs(self.network, image, synthesis, semantic, prior)
+        logits, levels, decoder_feature = self.network.pyramid(*inputs)
         logits = logits.float()
         losses = {"cross_entropy": weighted_cross_entropy(logits, label, self.class_weights)}
-        total = losses["cross_entropy"]
-        if isinstance(self.adversary, mdat.Mdat) and self.config.mdat is not None:
+        total, adversary = losses["cross_entropy"], []
+        if self.mdat is not None and self.config.mdat is not None:
             tau = mdat.tau(self.step, self.config.loop.steps, self.config.mdat)
-            aligned = self.adversary(logits, mdat.encoder_features(levels, self.config.mdat), in_v, tau)
+            aligned = self.mdat(logits, mdat.encoder_features(levels, self.config.mdat), in_v, tau)
             total = total + aligned.network
-            losses |= {"adversary": aligned.classifiers, **aligned.log}
+            losses |= aligned.log
+            adversary.append(aligned.classifiers)
+        if self.perturbation is not None:
+            defended = self._defend(self.perturbation, levels, inputs[2:], label, in_v)
+            total = total + defended.network
+            losses |= defended.log
+            adversary.append(defended.classifier)
+        if adversary:
+            losses["adversary"] = torch.stack(adversary).sum()
         if isinstance(self.assistant, Cacl) and self.config.cacl is not None:
             generators = [generator_for(self.config.loop.seed, self.step, int(n)) for n in number]
             contrast, log = self.assistant(decoder_feature, logits, label, in_v, generators, self.step)
             total = total + self.config.cacl.weight * contrast
             losses |= log
         return {"loss": total, **losses, **_rates(logits, label)}
+
+    def _defend(
+        self, method: Perturbation, levels: list[Level], maps: Sequence[Tensor], label: Tensor, in_v: Tensor
+    ) -> PerturbationLosses:
+        """Perturbs the deepest fused feature; `maps` are semantics and prior. Both domains have labels."""
+        given = levels if method.config.encoder else [(c if c is None else c.detach(), x.detach()) for c, x in levels]
+        correlation, feature = given[DEEPEST]
+
+        def decode(x: Tensor) -> Tensor:
+            return self.network.decode([*given[:DEEPEST], (correlation, x)], *maps)[0]
+
+        def cross_entropy(logits: Tensor) -> Tensor:
+            return weighted_cross_entropy(logits, label, self.class_weights)
+
+        return method(feature, decode, cross_entropy, in_v, torch.ones_like(in_v))
 
 
 def weighted_cross_entropy(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
@@ -123,13 +155,14 @@ def train(config: DissimilarityTraining, run: Path, resume: bool = False) -> Non
     The file holds float16, which is what ships; the figures it is chosen by were measured before the rounding.
     """
     start_run(run, config, resume=resume)
-    fabric = open_fabric(config.loop, multiple=2 if config.mdat else 1)  # MDAT's means need both domains equally
+    aligned = config.mdat or config.perturbation  # every process then needs all domains equally
+    fabric = open_fabric(config.loop, multiple=len(config.domains) if aligned else 1)
     torch.manual_seed(config.loop.seed)
     loaded = load_weights(config.weights)
     segmenter = dataclasses.replace(loaded.config, dissimilarity=config.dissimilarity or loaded.config.dissimilarity)
     frozen = frozen_state(loaded.state)
     digest = frozen_sha256(loaded)
-    domains = [CachedDomain(Path(path), digest) for path in (config.void_class, config.anomaly_mix) if path]
+    domains = [CachedDomain(Path(path), digest) for path in config.domains]
     held_out = [CachedDomain(Path(path), digest) for path in config.validation]
     _same_size(domains + held_out, segmenter.dissimilarity)
     network = DissimilarityNet(segmenter.dissimilarity, segmenter.segmentation.num_classes)
@@ -196,6 +229,11 @@ def _same_size(caches: list[CachedDomain], network: DissimilarityConfig) -> None
             raise StaleCacheError(f"{cache.cache} holds pictures of {detail} times the maps' size, the dissimilarity "
                                   f"network takes {network.detail}: prepare with that detail, or set "
                                   "dissimilarity.detail")  # fmt: skip
+        if len(maps["prior"]) != network.maps:
+            raise StaleCacheError(f"{cache.cache} holds {len(maps['prior'])} uncertainty maps, the dissimilarity "
+                                  f"network takes {network.maps}: prepare with weights that hold a student "
+                                  "(RUN/frozen.safetensors of mgcda train dicnet) or none, as dissimilarity.prior "
+                                  "says")  # fmt: skip
 
 
 def _rates(logits: Tensor, label: Tensor) -> dict[str, Tensor]:

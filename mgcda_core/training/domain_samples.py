@@ -19,7 +19,7 @@ class DomainSamples(Samples):
 
     A domain is gone through scene by scene in an order reshuffled each epoch, showing the epoch's copy of each; the
     smaller domain simply starts its next epoch earlier. Sample n is (image, synthesis uint8 [3, d h, d w], semantic
-    uint8 [h, w], prior float16 [3, h, w], label uint8 [h, w], domain int64, n int64), d the network's `detail`.
+    uint8 [h, w], prior float16 [3 or 4, h, w], label uint8 [h, w], domain int64, n int64), d the network's `detail`.
     """
 
     def __init__(self, domains: Sequence[CachedDomain], crop: tuple[int, int] | None, flip: float, seed: int) -> None:

@@ -1,4 +1,7 @@
-"""The two training domains as numbered composites: VoidClass V and AnomalyMix A (paper section 3.1; spec 3.2, 3.4)."""
+"""The training domains as numbered composites: VoidClass V and AnomalyMix A (paper section 3.1; spec 3.2, 3.4).
+
+A third, synthetic-unknown U (spec 7, seed 002), is no part of MGCDA.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,13 @@ from mgcda_core.config import ConfigError, PrepareConfig
 from mgcda_core.data import anomaly_mix, augment, void_class
 from mgcda_core.data.cutouts import Cutout
 from mgcda_core.data.sample import DataError, Scene, Scenes
-from mgcda_core.labels import IGNORE, TRAIN_TO_LABEL_ID
+from mgcda_core.data.unknown_region import draw_region
+from mgcda_core.labels import ANOMALY, IGNORE, NORMAL, TRAIN_TO_LABEL_ID
 from mgcda_core.training.scenes import load_objects, rendered_scenes, scene_sets
 from mgcda_core.training.truth import Truth, uncovered
 
+Kind = Literal["void", "swap", "mix", "unknown"]
+KINDS: tuple[Kind, ...] = ("void", "swap", "mix", "unknown")
 TRIES = 20
 """Windows drawn for a VoidClass sample before the whole scene is taken: most small windows hold no region."""
 
@@ -25,7 +31,7 @@ class TrainingComposite:
     """One sample of a domain, before the frozen networks."""
 
     image: np.ndarray
-    """uint8 [H, W, 3] RGB."""
+    """uint8 [H, W, 3] RGB; of domain U before the frozen segmentation network changes it where the label is 1."""
     label: np.ndarray
     """uint8 [H, W] in {0, 1, 255}."""
     semantics: np.ndarray | None
@@ -45,15 +51,16 @@ class Domain:
     def __init__(self, config: PrepareConfig) -> None:
         self.config = config
         self.sets = scene_sets(config.data, config.split)
-        if config.data.rendered and config.domain == "anomaly_mix":
+        if config.data.rendered and config.domain != "void_class":
             self.sets.append(rendered_scenes(config.data, config.split))
         self.scenes = [(s, i) for s, scenes in enumerate(self.sets) for i in picked(len(scenes), config.limit)]
-        self.kinds: list[tuple[int, int, Literal["void", "swap", "mix"]]]
+        self.kinds: list[tuple[int, int, Kind]]
+        self.objects = load_objects(config.data, config.split) if config.domain == "anomaly_mix" else []
         if config.domain == "anomaly_mix":
-            self.objects = load_objects(config.data, config.split)
             self.kinds = [(s, i, "mix") for s, i in self.scenes]
+        elif config.domain == "synthetic_unknown":
+            self.kinds = [(s, i, "unknown") for s, i in self.scenes]
         else:
-            self.objects = []
             self.kinds = [kind for s, i in self.scenes for kind in self._void_kinds(s, i)]
         if not self.kinds:
             raise ConfigError(
@@ -68,11 +75,13 @@ class Domain:
 
     def __getitem__(self, number: int) -> TrainingComposite:
         which, index, kind = self.kinds[number // self.config.copies]
-        rng = np.random.default_rng((self.config.seed, ("void", "swap", "mix").index(kind), number))
+        rng = np.random.default_rng((self.config.seed, KINDS.index(kind), number))
         scenes = self.sets[which]
         scene = scenes[index]
         if kind == "mix":
             return self._mixed(scene, scenes, rng)
+        if kind == "unknown":
+            return self._region(scene, rng)
         return self._voided(scene, scenes, rng) if kind == "void" else self._swapped(scene, scenes, rng)
 
     def _mixed(self, scene: Scene, scenes: Scenes, rng: np.random.Generator) -> TrainingComposite:
@@ -154,13 +163,21 @@ class Domain:
         facts = {"scene": scene.name, "window": asdict(window), "photometry_seed": seed, **facts}
         return TrainingComposite(image, label, given, facts)
 
-    def _void_kinds(self, which: int, index: int) -> list[tuple[int, int, Literal["void", "swap", "mix"]]]:
+    def _region(self, scene: Scene, rng: np.random.Generator) -> TrainingComposite:
+        window = augment.draw_window(scene.label, self.config.augment, rng)
+        label = window.cut(scene.label)
+        region = draw_region(label, self.config.unknown, rng)
+        label = np.where(region, ANOMALY, np.where(label == IGNORE, IGNORE, NORMAL)).astype(np.uint8)
+        facts = {"region": int(region.sum())}
+        return self._finished(scene, window, window.cut(scene.image), label, None, facts, rng)
+
+    def _void_kinds(self, which: int, index: int) -> list[tuple[int, int, Kind]]:
         """What a scene adds to VoidClass: itself, if it has a region, and its instance swap, if that is wanted."""
         scenes = self.sets[which]
         scene = scenes[index]
         if scene.raw is None:
             raise DataError(f"{scene.name} has no stored label values: VoidClass cannot use {scenes.name}")
-        kinds: list[tuple[int, int, Literal["void", "swap", "mix"]]] = []
+        kinds: list[tuple[int, int, Kind]] = []
         _, regions = self._void_label(scene, scenes)
         if regions or not self.config.void.require_positive:
             kinds.append((which, index, "void"))

@@ -11,23 +11,26 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from mgcda_core.config import PrepareConfig
-from mgcda_core.labels import IGNORE
+from mgcda_core.config import PrepareConfig, SyntheticUnknownConfig
+from mgcda_core.labels import ANOMALY, IGNORE
+from mgcda_core.methods.synthetic_unknown import masked_gradient_update, softmax_confidence
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
+from mgcda_core.models.closed_set_segmenter import shrinks
 from mgcda_core.models.loading import load_strict
 from mgcda_core.training.cache import Manifest, shard_path, to_maps, write_shard
 from mgcda_core.training.domains import Domain, TrainingComposite
 from mgcda_core.training.truth import told
-from mgcda_core.weights.resolve import Weights, load_weights
+from mgcda_core.weights.resolve import Weights, WeightsError, load_weights
 
 BATCH = 4
 """Composites the frozen networks see at a time; part of what a sample's last bits depend on."""
@@ -55,7 +58,7 @@ def prepare(config: PrepareConfig, out: Path) -> Path:
         for done, shard in enumerate(todo, 1):
             following = _submitted(pool, domain, config, todo[done]) if done < len(todo) else []
             made = [future.result() for future in composites]
-            maps = _frozen_maps(chain, made, config.truth)
+            maps = _frozen_maps(chain, made, config)
             write_shard(shard_path(out, shard), maps, [c.provenance for c in made])
             composites = following
             left = (time.monotonic() - started) / done * (len(todo) - done)
@@ -76,7 +79,12 @@ def load_frozen(
     own = loaded.config.dissimilarity
     network = dataclasses.replace(own, size=size or own.size, detail=detail or own.detail)
     chain = AnomalySegmenter(dataclasses.replace(loaded.config, dissimilarity=network))
-    for part in dict.fromkeys(key.split(".")[0] for key in frozen):
+    present = dict.fromkeys(key.split(".")[0] for key in frozen)
+    missing = [name for name, _ in chain.named_children() if name not in (*present, "dissimilarity")]
+    if missing:
+        raise WeightsError(f"{weights} lacks {', '.join(missing)}: give the weights of mgcda train synthesis, which "
+                           "hold all of the chain's frozen networks")  # fmt: skip
+    for part in present:
         state = {k.removeprefix(f"{part}."): v for k, v in frozen.items() if k.startswith(f"{part}.")}
         load_strict(chain.get_submodule(part), state, weights)
     return chain.requires_grad_(False), frozen_sha256(loaded)
@@ -112,9 +120,7 @@ def _submitted(pool: ThreadPoolExecutor, domain: Domain, config: PrepareConfig, 
 
 
 @torch.inference_mode()
-def _frozen_maps(
-    chain: AnomalySegmenter, made: list[TrainingComposite], truth: Sequence[Literal["semantics", "background"]]
-) -> dict[str, Tensor]:
+def _frozen_maps(chain: AnomalySegmenter, made: list[TrainingComposite], config: PrepareConfig) -> dict[str, Tensor]:
     """The maps of one shard, stacked."""
     device = next(chain.parameters()).device
     parts: list[dict[str, Tensor]] = []
@@ -122,17 +128,32 @@ def _frozen_maps(
         batch = made[start : start + BATCH]
         image = torch.from_numpy(np.stack([c.image for c in batch])).permute(0, 3, 1, 2).to(device)
         label = torch.from_numpy(np.stack([c.label for c in batch])).to(device)
+        if config.domain == "synthetic_unknown":
+            image = _less_sure(chain, image, label == ANOMALY, config.unknown)
         truths = [c.truth for c in batch if c.truth is not None]
-        painted, semantics = told(chain, truths, truth) if truths else (None, _given(batch, device))
+        painted, semantics = told(chain, truths, config.truth) if truths else (None, _given(batch, device))
         stages = chain.stages(image, made=painted, semantics=semantics)
         parts.append(to_maps(sample_maps(stages, label)))
     return {name: torch.cat([part[name] for part in parts]).cpu().contiguous() for name in parts[0]}
 
 
+def _less_sure(chain: AnomalySegmenter, image: Tensor, region: Tensor, config: SyntheticUnknownConfig) -> Tensor:
+    """Domain U: uint8 [B, 3, H, W] with the regions bool [B, H, W] moved against the chain's segmentation network."""
+    size = chain.config.segmentation.size
+
+    def confidence(x: Tensor) -> Tensor:
+        # Not the chain's own resizing, whose 8-bit steps with reference scaling have no gradient.
+        small = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=shrinks(x, size))
+        logits = chain.segmentation(chain.segmentation_input(small), x.shape[-2:])
+        return softmax_confidence(chain.classes_of(logits))
+
+    return masked_gradient_update(confidence, image, region, config)
+
+
 def sample_maps(stages: Stages, label: Tensor) -> dict[str, Tensor]:
     """What the dissimilarity network is trained on: its inputs and the label at its working size."""
     size = stages.prior.shape[-2:]
-    small = torch.nn.functional.interpolate(label[:, None].float(), size, mode="nearest-exact")[:, 0]
+    small = F.interpolate(label[:, None].float(), size, mode="nearest-exact")[:, 0]
     classes = stages.semantic[:, : stages.segmentation_logits.shape[1]]
     semantic = torch.where(classes.any(1), classes.argmax(1), IGNORE)
     return {"image": stages.image, "synthesis": stages.synthesis, "semantic": semantic, "prior": stages.prior,

@@ -20,10 +20,12 @@ from mgcda_core.data.camvid import load_camvid
 from mgcda_core.data.cityscapes import load_cityscapes, load_cityscapes_train_ids
 from mgcda_core.data.coco import load_coco_objects
 from mgcda_core.data.cutouts import Cutout, load_cutouts
+from mgcda_core.data.gta5 import load_gta5
 from mgcda_core.data.idd import load_idd_lite
 from mgcda_core.data.pascal_voc import load_pascal_voc_objects
 from mgcda_core.data.rendered_scenes import RenderedScenes, draw_scenes
 from mgcda_core.data.sample import Scene, Scenes, describe, read_label
+from mgcda_core.data.synthia import load_synthia
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_strict
 from mgcda_core.models.segmentation import build_segmentation
@@ -86,6 +88,10 @@ def scene_sets(data: DataConfig, split: Literal["train", "val"]) -> list[Scenes]
         sets.append(load_cityscapes(Path(data.cityscapes), split))
     if data.cityscapes_train_ids and split == "train":
         sets.append(load_cityscapes_train_ids(Path(data.cityscapes_train_ids)))
+    if data.gta5 and split == "train":
+        sets.append(load_gta5(Path(data.gta5)))
+    if data.synthia and split == "train":
+        sets.append(load_synthia(Path(data.synthia)))
     return sets
 
 

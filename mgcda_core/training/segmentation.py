@@ -10,14 +10,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mgcda_core.config import SegmentationTraining, SegmenterConfig
+from mgcda_core.config import AdaptationTraining, SegmentationTraining, SegmenterConfig
 from mgcda_core.data.sample import Scenes
 from mgcda_core.labels import IGNORE
 from mgcda_core.models.loading import load_widened
@@ -141,7 +141,7 @@ def train(config: SegmentationTraining, run: Path, resume: bool = False) -> None
         print(f"{scenes.name} val: mIoU {iou:.4f} over its own {sum(map(bool, scenes.classes))} classes", flush=True)
 
 
-def start_network(config: SegmentationTraining) -> tuple[SegmenterConfig, nn.Module]:
+def start_network(config: SegmentationTraining | AdaptationTraining) -> tuple[SegmenterConfig, nn.Module]:
     """The network to train and the chain's configuration for the weights file.
 
     It starts from `initial` (an auxiliary head, which weights files lack, from scratch), a Hugging Face model without
@@ -191,11 +191,20 @@ def input_range(normalise: Literal["imagenet", "unit"]) -> tuple[Tensor, Tensor]
     return torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
+class ClassIou(NamedTuple):
+    """What `class_iou` finds, both float64 [classes]."""
+
+    iou: np.ndarray
+    """Intersection over union, 0 to 1; NaN for a class that is neither labelled nor predicted."""
+    share: np.ndarray
+    """Of the labelled pixels; 0 for a class that is not there."""
+
+
 @torch.inference_mode()
-def mean_iou(
+def class_iou(
     network: nn.Module, scenes: Scenes, size: tuple[int, int], normalise: Literal["imagenet", "unit"] = "imagenet"
-) -> float:
-    """Mean IoU over the set's own classes, each the union of the train ids it covers, at the labels' resolution.
+) -> ClassIou:
+    """IoU of each of the set's own classes, the union of the train ids it covers, at the labels' resolution.
 
     A predicted train id that no class covers is wrong wherever it stands; void pixels are left out. `size` and
     `normalise` are the network's working size and input range.
@@ -215,6 +224,14 @@ def mean_iou(
         valid = label != IGNORE
         pairs = label[valid] * (count + 1) + predicted[valid]
         confusion += torch.bincount(pairs, minlength=count * (count + 1)).view(count, count + 1)
-    intersection = confusion.diagonal().double()
-    union = confusion.sum(1) + confusion[:, :count].sum(0) - intersection
-    return float((intersection / union)[confusion.sum(1) > 0].mean())
+    intersection, labelled = confusion.diagonal().double(), confusion.sum(1).double()
+    union = labelled + confusion[:, :count].sum(0) - intersection
+    return ClassIou((intersection / union).cpu().numpy(), (labelled / labelled.sum()).cpu().numpy())
+
+
+def mean_iou(
+    network: nn.Module, scenes: Scenes, size: tuple[int, int], normalise: Literal["imagenet", "unit"] = "imagenet"
+) -> float:
+    """Mean of `class_iou` over the classes that are labelled in the set."""
+    found = class_iou(network, scenes, size, normalise)
+    return float(found.iou[found.share > 0].mean())

@@ -34,8 +34,8 @@ def claimed(run: Path) -> Iterator[bool]:
 
 
 def digest(training: Any, sets: Sequence[EvaluationSet]) -> str:
-    """sha256 of all that decides the figures of a training (a dataclass, with a `loop` or without) on these sets."""
-    decides = dataclasses.asdict(training)
+    """sha256 of all that decides the figures on these sets: of a training (a dataclass), or of other plain facts."""
+    decides = dataclasses.asdict(training) if dataclasses.is_dataclass(training) else dict(training)  # pyright: ignore
     if "loop" in decides:
         decides["loop"] = {k: v for k, v in decides["loop"].items() if k not in MAY_CHANGE}
     return hashlib.sha256(json.dumps([decides, [vars(s) for s in sets]], sort_keys=True).encode()).hexdigest()

@@ -173,7 +173,7 @@ def _config(parts: Mapping[str, Mapping[str, Tensor]]) -> SegmenterConfig:
         dissimilarity=DissimilarityConfig(
             width=_shape(parts, "dissimilarity", "vgg_encoder.layer1.0.weight")[0] / 64,
             semantic=any(key.startswith("semantic_encoder.") for key in dissimilarity),
-            prior=any(key.startswith("prior_encoder.") for key in dissimilarity),
+            prior=reference.dissimilarity.prior if any(k.startswith("prior_encoder.") for k in dissimilarity) else (),
             correlation=merged == fused + 1,
             spade="decoder" if "conv2.norm1.gamma.weight" in dissimilarity else "none",
             size=synthesis.size,
