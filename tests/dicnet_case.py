@@ -1,4 +1,4 @@
-"""A student distilled on drawn streets whose vehicles are painted out, by the command itself."""
+"""Students of one teacher on drawn streets, distilled with and without a class the teacher knows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from training_data import LOOP
 
 from mgcda_core.config import AugmentConfig, DataConfig, DicnetTraining, SegmentationTraining, StudentConfig
-from mgcda_core.data.rendered import RenderedScene, render_scene
+from mgcda_core.data.rendered import render_scene
 from mgcda_core.data.sample import Scene
 from mgcda_core.models.segmentation import build_segmentation
 from mgcda_core.training.dicnet import train
@@ -23,7 +23,9 @@ from mgcda_core.training.segmentation import SegmentationObjective
 from mgcda_core.weights.resolve import load_weights, save_weights
 
 SIZE = (64, 128)
-VEHICLES = (13, 14, 15)
+BALL = 17
+"""Train id of the balls, which nothing else drawn has."""
+_STREETS = 12
 _AUGMENT = AugmentConfig(size=SIZE, least_rows=64, zoom=(1.0, 1.0), aspect=(2.0, 2.0), colour=0.1, degrade=0.0)
 _STEPS = dataclasses.replace(LOOP, batch=4, lr=1e-2, warmup=5, ema=0.9, log_every=5, checkpoint_every=100)
 
@@ -33,74 +35,66 @@ class Distilled:
     """A run of `mgcda train dicnet`."""
 
     run: Path
-    teacher: Path
-    """A whole chain whose segmentation network knows vehicles; the other networks are random."""
     losses: list[float]
     """Every fifth step's."""
 
 
-def distil(root: Path, tiny_weights: Path) -> Distilled:
-    """80 steps on twelve scenes without vehicles; the teacher has 60 on the same scenes with them."""
-    streets = [drawn(seed) for seed in range(12)]
-    teacher = _teacher(streets, tiny_weights, root)
-    for number, street in enumerate(streets):
-        write(root / "images" / f"{number}.png", without_vehicles(street)[..., ::-1])
-        write(root / "masks" / f"{number}.png", street.labels)
-    data, loop = DataConfig(cityscapes_train_ids=str(root)), dataclasses.replace(_STEPS, steps=80)
-    train(DicnetTraining(data, str(teacher), StudentConfig(width=8), _AUGMENT, loop), root / "run")
+def street(seed: int, *, balls: bool) -> Scene:
+    """A drawn street without anomalies at the networks' size, if wanted with three orange balls in it."""
+    scene = render_scene(seed, size=SIZE, anomalies=0)
+    image, label, rng = scene.image, scene.labels, np.random.default_rng(seed)
+    for _ in range(3 if balls else 0):
+        place, radius = (int(rng.integers(10, 118)), int(rng.integers(16, 56))), int(rng.integers(9, 17))
+        ball = cv2.circle(np.zeros(SIZE, np.uint8), place, radius, 1, -1) > 0
+        colour = np.array([230, 120, 20]) * rng.uniform(0.7, 1.1) + rng.normal(0, 6, image.shape)
+        image = np.where(ball[..., None], np.clip(colour, 0, 255), image).astype(np.uint8)
+        label = np.where(ball, BALL, label).astype(np.uint8)
+    return Scene(image, label, str(seed))
+
+
+def train_teacher(root: Path, tiny_weights: Path) -> Path:
+    """60 steps of the segmentation network on twelve streets with balls; its weights file."""
+    loaded = load_weights(tiny_weights)
+    weights = torch.ones(19)
+    weights[BALL] = 3.0  # else so few steps hardly get to them
+    torch.manual_seed(0)
+    network = build_segmentation(loaded.config.segmentation)
+    training = SegmentationTraining(DataConfig(rendered=1), loaded.config)
+    samples = SceneSamples([[street(seed, balls=True) for seed in range(_STREETS)]], _AUGMENT, 0)
+    objective = SegmentationObjective(network, torch.eye(19).bool(), weights, training)
+    trained = fit(objective, samples, dataclasses.replace(_STEPS, steps=60), root / "teacher")
+    own = {f"segmentation.{k}": v for k, v in trained.state_dict().items() if not k.startswith("auxiliary_head.")}
+    save_weights(root / "teacher.safetensors", own, loaded.config, "teacher")
+    return root / "teacher.safetensors"
+
+
+def distil(root: Path, teacher: Path, *, balls: bool) -> Distilled:
+    """140 steps of a student on the teacher's twelve streets, with or without their balls."""
+    for seed in range(_STREETS):
+        scene = street(seed, balls=balls)
+        write(root / "images" / f"{seed}.png", scene.image[..., ::-1])
+        write(root / "masks" / f"{seed}.png", scene.label)
+    data, loop = DataConfig(cityscapes_train_ids=str(root)), dataclasses.replace(_STEPS, steps=140)
+    train(DicnetTraining(data, str(teacher), StudentConfig(width=12), _AUGMENT, loop), root / "run")
     with (root / "run" / "metrics.csv").open(newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    return Distilled(root / "run", teacher, losses)
+        return Distilled(root / "run", [float(row["loss"]) for row in csv.DictReader(file)])
 
 
-def drawn(seed: int) -> RenderedScene:
-    """A street without anomalies, at the networks' size."""
-    return render_scene(seed, size=SIZE, anomalies=0)
-
-
-def vehicles(street: RenderedScene) -> np.ndarray:
-    """bool [H, W]"""
-    return np.isin(street.labels, VEHICLES)
-
-
-def without_vehicles(street: RenderedScene) -> np.ndarray:
-    """uint8 [H, W, 3] RGB with the vehicles' pixels filled from around them."""
-    hole = cv2.dilate(vehicles(street).astype(np.uint8), np.ones((5, 5), np.uint8))
-    return cv2.inpaint(street.image, hole, 3, cv2.INPAINT_TELEA)
+def write_published(root: Path, dataset: str, scenes: list[Scene]) -> None:
+    """Streets in the layout of streethazards or bdd_anomaly; the balls are the anomalies."""
+    for scene in scenes:
+        if dataset == "streethazards":
+            image, label = (root / "test" / k / "test" / "t5" / f"{scene.name}.png" for k in ("images", "annotations"))
+            anomaly, normal = 14, 2
+        else:
+            image = root / "seg" / "images" / "val" / f"{scene.name}.jpg"
+            label = root / "seg" / "labels" / "val" / f"{scene.name}_train_id.png"
+            anomaly, normal = 17, 0
+        write(image, scene.image[..., ::-1])
+        write(label, np.where(scene.label == BALL, anomaly, normal).astype(np.uint8))
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
     """One picture, its folder made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels)
-
-
-def write_published(root: Path, dataset: str, seeds: range) -> None:
-    """Streets in the layout of streethazards or bdd_anomaly; vehicles are the anomalies."""
-    for seed in seeds:
-        street = drawn(seed)
-        if dataset == "streethazards":
-            image, label = (root / "test" / kind / "test" / "t5" / f"{seed}.png" for kind in ("images", "annotations"))
-            anomaly, normal = 14, 2
-        else:
-            image = root / "seg" / "images" / "val" / f"{seed}.jpg"
-            label = root / "seg" / "labels" / "val" / f"{seed}_train_id.png"
-            anomaly, normal = 17, 0
-        write(image, street.image[..., ::-1])
-        write(label, np.where(vehicles(street), anomaly, normal).astype(np.uint8))
-
-
-def _teacher(streets: list[RenderedScene], tiny_weights: Path, root: Path) -> Path:
-    chain = load_weights(tiny_weights)
-    scenes = [Scene(street.image, street.labels, str(number)) for number, street in enumerate(streets)]
-    weights = torch.ones(19)
-    weights[list(VEHICLES)] = 5.0  # else some seeds never get to know them in so few steps
-    torch.manual_seed(0)
-    network = build_segmentation(chain.config.segmentation)
-    training = SegmentationTraining(DataConfig(rendered=1), chain.config)
-    objective = SegmentationObjective(network, torch.eye(19).bool(), weights, training)
-    loop = dataclasses.replace(_STEPS, steps=60)
-    trained = fit(objective, SceneSamples([scenes], _AUGMENT, 0), loop, root / "teacher")
-    own = {f"segmentation.{k}": v for k, v in trained.state_dict().items() if not k.startswith("auxiliary_head.")}
-    save_weights(root / "teacher.safetensors", chain.state | own, chain.config, "teacher")
-    return root / "teacher.safetensors"
