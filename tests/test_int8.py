@@ -24,6 +24,7 @@ __all__ = ["tiny_onnx"]
 
 
 LIMITS = (32, 48), (32, 48)
+OF_THE_CHAIN = [name for name in NETWORKS if name != "student"]
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_the_command_writes_it_and_says_what_it_measured(
     path = export(tmp_path / "out", str(tiny_weights), precision="int8", calibration=own, check=drive, **flags)
     said = capsys.readouterr().out
     rows = {line.split()[1]: line for line in said.splitlines() if line.startswith("int8: ")}
-    assert list(rows) == list(NETWORKS) and "parity: onnxruntime tiny int8: frames=4" in said
+    assert list(rows) == OF_THE_CHAIN and "parity: onnxruntime tiny int8: frames=4" in said
     sidecar = read_sidecar(path)
     assert path.name.endswith("-int8.onnx") and sidecar.precision == "int8" and "onnxruntime" in sidecar.versions
     assert sidecar.parity is not None and sidecar.parity_note == "measured"
@@ -112,7 +113,7 @@ def test_tensorrt_gets_symmetric_ranges(graph: Path, drive: Path) -> None:
 def test_what_moves_the_score_too_far_stays_fp32(graph: Path, drive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, frames = graph.read_bytes(), drive / "images"
     rows = {row.network: row.mean_difference for row in to_int8(graph, frames, LIMITS, symmetric=False)}
-    assert list(rows) == list(NETWORKS) and all(0 < mean < int8.TOLERANCE for mean in rows.values())
+    assert list(rows) == OF_THE_CHAIN and all(0 < mean < int8.TOLERANCE for mean in rows.values())
     assert _quantised(graph) == ({"segmentation", "perceptual", "dissimilarity"}, {"synthesis"})
     del rows["synthesis"]
     fragile = max(rows, key=lambda network: rows[network])

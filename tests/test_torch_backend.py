@@ -97,4 +97,4 @@ def test_a_cuda_graph_answers_as_eager(weights: Weights, frames: list[np.ndarray
 def test_memory_is_flat_over_500_frames_of_ten_sizes(weights: Weights) -> None:
     """One answer kept of each frame would make it grow by 60 MB."""
     backend, images = TorchBackend(weights, "cpu"), [np.zeros((120 + 8 * i, 160, 3), np.uint8) for i in range(10)]
-    assert growth_mb(backend.run, images) < 15.0
+    assert growth_mb(backend.run, images) < 25.0  # the allocator's own ups and downs: 16 after 900 other tests
