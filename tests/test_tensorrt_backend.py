@@ -18,10 +18,10 @@ import torch
 from tiny_artefact import write_artefact
 
 from mgcda_core.inference import tensorrt_backend
-from mgcda_core.inference.artefact import ExportedBackend
+from mgcda_core.inference.artefact import MOST_SHAPES, ExportedBackend
 from mgcda_core.inference.engine import EngineError, Library
 from mgcda_core.inference.sidecar import ArtefactError, Sidecar, read_sidecar, sidecar_path, write_sidecar
-from mgcda_core.inference.tensorrt_backend import MOST_SHAPES, TensorRTBackend, check_engine, check_tensors
+from mgcda_core.inference.tensorrt_backend import TensorRTBackend, check_engine, check_tensors
 
 
 @pytest.fixture()

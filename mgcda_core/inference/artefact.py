@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 LOGITS, SEGMENTATION = "logits", "segmentation"
 """Names of the graph's outputs: float32 [B, H, W] and uint8 train ids [B, h, w]."""
+MOST_SHAPES = 4
+"""Batch shapes whose buffers and CUDA graph a GPU runtime keeps: several cameras take turns, alone and together."""
 
 
 @dataclass(frozen=True)

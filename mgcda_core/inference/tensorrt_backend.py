@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from mgcda_core.inference.artefact import LOGITS, SEGMENTATION, ExportedBackend
+from mgcda_core.inference.artefact import LOGITS, MOST_SHAPES, SEGMENTATION, ExportedBackend
 from mgcda_core.inference.availability import gpu_name, gpu_number, lack
 from mgcda_core.inference.engine import EngineError, Library, load_library
 from mgcda_core.inference.sidecar import ArtefactError, Sidecar
@@ -15,8 +15,6 @@ from mgcda_core.inference.sidecar import ArtefactError, Sidecar
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_SHAPES = 4
-"""Numbers and sizes of frames whose buffers are kept: several cameras take turns."""
 AGAIN = "build it again with mgcda build-engine"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mgcda_core.config import ConfigError, SegmenterConfig
-from mgcda_core.inference.artefact import enlarge
+from mgcda_core.inference.artefact import MOST_SHAPES, enlarge
 from mgcda_core.inference.encodings import MAX_SIDE, MIN_SIDE
 from mgcda_core.models.anomaly_segmenter import AnomalySegmenter, Stages
 from mgcda_core.models.chain import Chain, build_chain
@@ -21,8 +21,6 @@ from mgcda_core.weights.resolve import Weights, WeightsError
 
 Mode = Literal["eager", "compile", "cudagraph"]
 Predict = Callable[[Tensor], tuple[Tensor, Tensor]]
-MOST_SHAPES = 4
-"""Batch shapes whose CUDA graph is kept: several cameras, alone and together."""
 
 
 class TorchBackend:

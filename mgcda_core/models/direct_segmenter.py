@@ -37,9 +37,13 @@ class DirectSegmenter(ClosedSetSegmenter):
         image uint8 [B, 3, H, W] RGB.
         """
         x = self.segmentation_input(self.resized(image))
-        logits, _, features = self.segmentation.outputs(x)  # pyright: ignore[reportCallIssue]
-        classes = self.classes_of(logits).float()
+        features = None
         if self.config.score == "distillation":
+            logits, _, features = self.segmentation.outputs(x)  # pyright: ignore[reportCallIssue]
+        else:  # some networks need a second pass for their features
+            logits = self.segmentation(x)
+        classes = self.classes_of(logits).float()
+        if features is not None:
             raw = self.student(x, features).clamp(min=_LEAST).log()
         elif self.config.score == "unknown":
             raw = logits[:, -1:].float() - torch.logsumexp(classes, 1, keepdim=True)
